@@ -1,0 +1,81 @@
+# Everything a contributor types. Needs python3 (3.11 or newer) with its venv module, and nothing else.
+
+PYTHON ?= python3
+UV ?= uv
+VENV := .venv
+BENCH := .venv-bench
+PY := $(VENV)/bin/python
+OURS := headwater curate distribute train
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+export PIP_NO_WARN_SCRIPT_LOCATION := 1
+unexport PYTHONPATH PYTHONHOME
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test bench lint format lock moved
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
+
+setup: $(VENV)/stamp  ## make .venv with the locked packages and this project
+
+# an environment knows its own path: one that was moved or copied is made again
+ifneq ($(shell cat $(VENV)/stamp 2>/dev/null),$(CURDIR))
+$(VENV)/stamp: moved
+endif
+ifneq ($(shell cat $(BENCH)/stamp 2>/dev/null),$(CURDIR))
+$(BENCH)/stamp: moved
+endif
+moved:
+
+define fresh
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Headwater needs Python 3.11 or newer as $(PYTHON); name another one: make PYTHON=python3.12 $@" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "$(PYTHON) has no venv module (Debian: apt-get install python3-venv)" >&2; exit 1; }
+endef
+
+$(VENV)/stamp: requirements.lock pyproject.toml
+	$(fresh)
+	@echo "setup: installing the locked packages into $(VENV)"
+	@rm -f $@
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(PY) -m pip install -qq --require-hashes -r requirements.lock
+	@$(PY) -m pip install -qq --no-deps --no-build-isolation -e .
+	@$(PY) -m compileall -q $(OURS)
+	@printf '%s' '$(CURDIR)' > $@
+
+demo: setup  ## the whole path on a small pool, without a network
+	@$(VENV)/bin/headwater demo
+
+test: setup  ## the tests, without those marked slow or bench
+	@$(PY) -m pytest -q -n auto -m 'not slow and not bench'
+
+lint: setup  ## ruff, mypy and the import contract
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+	@$(VENV)/bin/lint-imports
+
+format: setup  ## rewrite the code as ruff formats it
+	@$(PY) -m ruff check --fix .
+	@$(PY) -m ruff format .
+
+bench: setup $(BENCH)/stamp  ## measure against the peers, which get an environment of their own
+	@HEADWATER_BENCH_PEERS=$(BENCH)/bin/python $(PY) tests/bench/run.py
+
+$(BENCH)/stamp: tests/bench/requirements.lock
+	$(fresh)
+	@echo "bench: installing the peers into $(BENCH)"
+	@rm -f $@
+	@$(PYTHON) -m venv --clear $(BENCH)
+	@$(BENCH)/bin/python -m pip install -qq --require-hashes -r tests/bench/requirements.lock
+	@printf '%s' '$(CURDIR)' > $@
+
+lock:  ## resolve the dependencies again (needs uv)
+	@command -v $(UV) >/dev/null || { echo "make lock needs uv; name it with UV=PATH" >&2; exit 1; }
+	$(UV) pip compile pyproject.toml --group dev --extra energy --python-version 3.11 --universal \
+	  --generate-hashes --no-header --quiet --upgrade --output-file requirements.lock
+	$(UV) pip compile tests/bench/requirements.in --python-version 3.11 --universal \
+	  --generate-hashes --no-header --quiet --upgrade --output-file tests/bench/requirements.lock

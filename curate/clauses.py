@@ -1,0 +1,269 @@
+"""Clauses at work: which rows of a block a clause keeps, in three-valued logic (true, false, unknown).
+
+A clause that looks at the whole pool (top, exact_k, dedup) is answered from a state that earlier passes computed
+(curate.questions); all others need nothing but the block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curate._order import search_words
+from curate.expressions import Expression
+from curate.rules import Clause, RuleFile
+from curate.views import Column, Mask, numbers
+from headwater.errors import UsageError
+
+Truth = tuple[Mask, Mask | None]
+
+
+@dataclass(frozen=True)
+class TopState:
+    """Rows at or above `value` are kept; `None` keeps every row that has a number."""
+
+    value: float | int | None
+
+
+@dataclass(frozen=True)
+class ExactState:
+    """Rows above `value` are kept, and equal ones up to uid `last` (None: no equal one)."""
+
+    value: float | int | None
+    last: tuple[int, int] | None
+    nothing: bool = False
+
+
+@dataclass(frozen=True)
+class DedupState:
+    """Per shard name: a .npy file with the sorted numbers of rows that are one too many."""
+
+    dropped: Mapping[str, str]
+
+
+State = TopState | ExactState | DedupState
+
+
+@dataclass
+class Scope:
+    """What a clause sees of one block."""
+
+    shard: str
+    rows: int
+    column: Callable[[str, Mask], Column]  # (name, rows for which it is needed) -> column
+    uids: Callable[[], npt.NDArray[np.uint64]]
+    row_numbers: Callable[[], npt.NDArray[np.int64] | slice]
+
+
+class CompiledRule:
+    """A rule with its expressions parsed and its subset files read."""
+
+    def __init__(self, rule: RuleFile, base: Path | None = None) -> None:
+        self.rule = rule
+        self._base = base
+        self._expressions: dict[str, Expression] = {}
+        self._subsets: dict[str, npt.NDArray[np.uint64]] = {}
+        for node, clause in self.nodes():
+            if clause.sql is not None:
+                self._expressions[node] = Expression.parse(clause.sql, name=clause.id or node)
+
+    def nodes(self) -> Iterator[tuple[str, Clause]]:
+        """Every clause with its place: "2" is the third top-level clause, "2.0" its first child."""
+
+        def walk(place: str, clause: Clause) -> Iterator[tuple[str, Clause]]:
+            yield place, clause
+            for number, child in enumerate(clause.children):
+                yield from walk(f"{place}.{number}", child)
+
+        for number, clause in enumerate(self.rule.keep):
+            yield from walk(str(number), clause)
+
+    def columns(self) -> dict[str, str]:
+        """Column -> the first clause that reads it."""
+        found: dict[str, str] = {}
+        for node, clause in self.nodes():
+            for name in self._columns_of(node, clause):
+                found.setdefault(name, clause.id or self.rule.reason(int(node.split(".")[0])))
+        return found
+
+    def _columns_of(self, node: str, clause: Clause) -> list[str]:
+        if clause.sql is not None:
+            return sorted(self._expressions[node].columns)
+        if clause.in_ is not None:
+            return [clause.in_.column] if clause.in_.column else []
+        if clause.top is not None:
+            return [clause.top.column]
+        if clause.exact_k is not None:
+            return [clause.exact_k.column]
+        if clause.dedup is not None:
+            return [*clause.dedup.by, *clause.dedup.order]
+        return []
+
+    def check(self, types: Mapping[str, pa.DataType]) -> None:
+        """Bind every expression to the column types; type errors come before any work."""
+        for expression in self._expressions.values():
+            expression.check(types)
+        for node, clause in self.nodes():
+            ranked = clause.top or clause.exact_k
+            if ranked and not (pa.types.is_integer(types[ranked.column]) or pa.types.is_floating(types[ranked.column])):
+                name = clause.id or node
+                raise UsageError(f"clause {name}: column {ranked.column!r} is {types[ranked.column]}, which has no order by size")
+
+    def load(self) -> None:
+        """Read the subset files that clauses name."""
+        for node, clause in self.nodes():
+            if clause.in_ is not None and clause.in_.subset is not None:
+                self._subset(node, clause.in_.subset)
+
+    def _subset(self, node: str, name: str) -> npt.NDArray[np.uint64]:
+        if node not in self._subsets:
+            from curate.subset import load_words
+
+            self._subsets[node] = load_words((self._base or Path()) / name)
+        return self._subsets[node]
+
+    def evaluate(self, position: int, scope: Scope, alive: Mask, states: Mapping[str, State]) -> Truth:
+        """Clause number `position` over a block; only rows in `alive` need a right answer."""
+        return self._node(str(position), self.rule.keep[position], scope, alive, states)
+
+    def _node(self, node: str, clause: Clause, scope: Scope, alive: Mask, states: Mapping[str, State]) -> Truth:
+        if clause.sql is not None:
+            expression = self._expressions[node]
+            columns = {name: scope.column(name, alive) for name in expression.columns}
+            return expression.evaluate(columns, scope.rows)
+        if clause.in_ is not None:
+            if clause.in_.column is None:
+                left, right = search_words(self._subset(node, clause.in_.subset or ""), scope.uids())
+                return right > left, None
+            return is_in(scope.column(clause.in_.column, alive), clause.in_.values or [])
+        if clause.sample is not None:
+            return sample(scope.uids(), clause.sample.fraction, clause.sample.seed), None
+        if clause.top is not None:
+            state = TopState(clause.top.least) if clause.top.fraction is None else states[node]
+            assert isinstance(state, TopState)
+            values, missing = numbers(scope.column(clause.top.column, alive))
+            return _at_least(values, missing, state.value), missing
+        if clause.exact_k is not None:
+            state = states[node]
+            assert isinstance(state, ExactState)
+            values, missing = numbers(scope.column(clause.exact_k.column, alive))
+            return _exact(values, missing, state, scope), missing
+        if clause.dedup is not None:
+            state = states[node]
+            assert isinstance(state, DedupState)
+            true, unknown = _not_repeated(state, scope), _any_null(clause.dedup.by, scope, alive)
+            return true if unknown is None else true & ~unknown, unknown
+        children = [self._node(f"{node}.{i}", child, scope, alive, states) for i, child in enumerate(clause.children)]
+        if clause.not_ is not None:
+            true, unknown = children[0]
+            return ~true if unknown is None else ~(true | unknown), unknown
+        return _combine(children, every=clause.all_ is not None)
+
+
+def _combine(children: list[Truth], *, every: bool) -> Truth:
+    """Kleene's all (`every`) or any."""
+    true, unknown = children[0]
+    for more_true, more_unknown in children[1:]:
+        false = ~true if unknown is None else ~(true | unknown)
+        more_false = ~more_true if more_unknown is None else ~(more_true | more_unknown)
+        joined = (true & more_true) if every else (true | more_true)
+        if unknown is None and more_unknown is None:
+            true = joined
+            continue
+        settled_false = (false | more_false) if every else (false & more_false)
+        true, unknown = joined, ~(joined | settled_false)
+    return true, unknown
+
+
+def is_in(column: Column, values: list[Any]) -> Truth:
+    """Membership in a list; null is unknown."""
+    array = pa.array(column) if isinstance(column, np.ndarray) else column
+    try:
+        wanted = pa.array(values).cast(array.type.value_type if pa.types.is_dictionary(array.type) else array.type)
+    except (pa.ArrowException, TypeError) as error:
+        raise UsageError(f"values {values!r} do not fit a column of {array.type}") from error
+    unknown = np.asarray(array.is_null().to_numpy(zero_copy_only=False)) if array.null_count else None
+    if pa.types.is_dictionary(array.type):
+        table = np.asarray(pc.is_in(array.dictionary, value_set=wanted).to_numpy(zero_copy_only=False))
+        codes = array.indices.fill_null(0) if array.null_count else array.indices
+        true = table[np.asarray(codes)] if len(table) else np.zeros(len(array), bool)
+        if unknown is not None:
+            true = true & ~unknown
+    else:
+        true = np.array(pc.is_in(array, value_set=wanted).to_numpy(zero_copy_only=False))
+        if isinstance(column, np.ndarray) and column.dtype.kind == "f":
+            unknown = np.isnan(column)
+    return true, unknown
+
+
+def sample(words: npt.NDArray[np.uint64], fraction: float, seed: int) -> Mask:
+    """A uniform share of uids: SplitMix64's finaliser over both words and the seed, compared with fraction x 2^64."""
+    mixed = mix(words[:, 0] ^ mix(words[:, 1] ^ mix(np.array([seed & (2**64 - 1)], np.uint64))))
+    if fraction >= 1:
+        return np.ones(len(words), bool)
+    return mixed < np.uint64(int(fraction * 2**64))
+
+
+def mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """SplitMix64's finaliser (Steele, Lea, Flood 2014)."""
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray(x ^ (x >> np.uint64(31)))
+
+
+def _at_least(values: npt.NDArray[Any], missing: Mask | None, value: float | int | None) -> Mask:
+    if value is None:
+        return np.ones(len(values), bool) if missing is None else ~missing
+    # the cut is compared in the column's own precision
+    true = values >= values.dtype.type(value) if values.dtype.kind == "f" else values >= value
+    return true if missing is None else true & ~missing
+
+
+def _exact(values: npt.NDArray[Any], missing: Mask | None, state: ExactState, scope: Scope) -> Mask:
+    if state.nothing:
+        return np.zeros(len(values), bool)
+    if state.value is None:
+        return _at_least(values, missing, None)
+    cut = values.dtype.type(state.value) if values.dtype.kind == "f" else state.value
+    true = values > cut
+    if state.last is not None:
+        equal = np.flatnonzero(values == cut)
+        words = scope.uids()[equal]
+        hi, lo = np.uint64(state.last[0]), np.uint64(state.last[1])
+        true[equal] = (words[:, 0] < hi) | ((words[:, 0] == hi) & (words[:, 1] <= lo))
+    return true if missing is None else true & ~missing
+
+
+def _not_repeated(state: DedupState, scope: Scope) -> Mask:
+    true = np.ones(scope.rows, bool)
+    file = state.dropped.get(scope.shard)
+    if file is None:
+        return true
+    dropped = np.load(file, allow_pickle=False)
+    place = scope.row_numbers()
+    if isinstance(place, slice):
+        first, last = np.searchsorted(dropped, [place.start, place.stop])
+        true[dropped[first:last] - place.start] = False
+    else:
+        at = np.minimum(np.searchsorted(dropped, place), max(len(dropped) - 1, 0))
+        if len(dropped):
+            true &= dropped[at] != place
+    return true
+
+
+def _any_null(names: list[str], scope: Scope, alive: Mask) -> Mask | None:
+    unknown: Mask | None = None
+    for name in names:
+        column = scope.column(name, alive)
+        if not isinstance(column, np.ndarray) and column.null_count:
+            null = np.asarray(column.is_null().to_numpy(zero_copy_only=False))
+            unknown = null if unknown is None else unknown | null
+    return unknown

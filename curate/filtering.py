@@ -1,0 +1,334 @@
+"""Filtering a pool by a rule: passes over the shards, one subset file, one Step record.
+
+The rule's clauses run in order. Clauses that look only at a row are evaluated together in one pass; a clause that looks at the whole
+pool (top fraction, exact k, duplicates) first has its questions answered by passes of their own. The last pass leaves one sorted run
+of kept uids per shard, and the runs are merged into the subset. Memory does not grow with the pool, and a killed run goes on from
+the shards that are finished.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from curate import shardpass
+from curate.clauses import CompiledRule, ExactState, State, TopState
+from curate.pool import Pool
+from curate.questions import Question, first_question
+from curate.rules import Clause, RuleFile
+from curate.shardpass import KEPT, Pass, Result, Task, run_pass
+from curate.sidecars import ScorerRef, known_scorers
+from curate.subset import merge_to
+from headwater.console import track
+from headwater.errors import BadInputs, UsageError, nearest
+from headwater.executor import Executor
+from headwater.manifest import Counts, InputRef
+from headwater.steps import Outcome, Plan, RunOptions, Work, run_step
+
+STEP = "filter-pool"
+VERSION = 1
+MAX_CLAUSES = 120
+LIGHT_ROWS = 2_000_000  # below this, and without a costly scorer, starting processes costs more than the work
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A rule bound to a pool: everything is checked, nothing has been read but footers."""
+
+    pool: Pool
+    rule: RuleFile
+    base: Path
+    compiled: CompiledRule
+    scorers: Mapping[str, ScorerRef]  # output column -> scorer, for columns the rule uses
+    types: Mapping[str, pa.DataType]
+
+    @property
+    def costly(self) -> bool:
+        return any(ref.costly for ref in self.scorers.values())
+
+
+def prepare(pool: Pool, rule: RuleFile, base: Path) -> Ready:
+    """Check a rule against a pool. Raises UsageError for unknown columns and scorers, IntegrityError for schema drift."""
+    if len(rule.keep) > MAX_CLAUSES:
+        raise UsageError(f"rule {rule.name}: {len(rule.keep)} clauses; at most {MAX_CLAUSES}")
+    compiled = CompiledRule(rule, base)
+    offered = known_scorers()
+    for score in rule.scores:
+        ref = ScorerRef(score.scorer, tuple(sorted(score.config.items())))
+        offered.update(dict.fromkeys(ref.outputs, ref))
+    scorers: dict[str, ScorerRef] = {}
+    types: dict[str, pa.DataType] = {}
+    for name, clause in compiled.columns().items():
+        # a column of the pool wins over a scorer's column of the same name only when no scorer was asked for
+        asked = any(name in ScorerRef(s.scorer).outputs for s in rule.scores)
+        if name in offered and (asked or name not in pool.columns):
+            scorers[name] = offered[name]
+            types[name] = pa.type_for_alias(offered[name].outputs[name])
+            for needed in offered[name].reads:
+                types[needed] = _pool_type(pool, needed, f"scorer {offered[name].name}")
+        else:
+            types[name] = _pool_type(pool, name, f"clause {clause}", set(offered))
+    if pool.shards:
+        _pool_type(pool, "uid", "a pool")
+        compiled.check(types)
+    return Ready(pool, rule, base, compiled, scorers, types)
+
+
+def _pool_type(pool: Pool, name: str, who: str, offered: set[str] = frozenset()) -> pa.DataType:  # type: ignore[assignment]
+    if name in pool.columns:
+        return pool.column_type(name)
+    if not pool.shards:
+        return pa.float32()
+    hint = None
+    if name.startswith("clip_"):
+        hint = "this pool carries no CLIP scores; filters over captions, sizes and duplicates work without them"
+    raise UsageError(f"{who}: the pool has no column {name!r}: {nearest(name, {*pool.columns, *offered})}", hint=hint)
+
+
+def plan_filter(ready: Ready, output: Path, *, keep_repeats: bool) -> Plan:
+    """The Step that this rule over this pool is."""
+    rule = ready.rule.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"summary", "source", "parameters"})
+    refs = {ref.name: ref for ref in ready.scorers.values()}
+    config = {
+        "rule": rule,
+        "scorers": {name: refs[name].identity for name in sorted(refs)},
+        "repeated_uids": "kept" if keep_repeats else "once",
+    }
+    inputs = [InputRef(role="pool", id=ready.pool.id)]
+    for node, clause in ready.compiled.nodes():
+        if clause.in_ is not None and clause.in_.subset is not None:
+            from headwater.hashing import digest_file
+
+            inputs.append(InputRef(role=f"subset:{node}", id=digest_file(ready.base / clause.in_.subset, ("sha256",)).sha256))
+    return Plan(STEP, VERSION, config, inputs, output)
+
+
+def filter_pool(
+    ready: Ready,
+    output: Path,
+    *,
+    executor: Executor,
+    options: RunOptions,
+    reasons: Path | None = None,
+    keep_repeats: bool = False,
+    use_index: bool = True,
+) -> Outcome | None:
+    """Write the subset that the rule keeps, and its Step record. None on a dry run."""
+    plan = plan_filter(ready, output, keep_repeats=keep_repeats)
+    observation = {**options.observation, "pool": str(ready.pool.path.resolve())}
+
+    def work(job: Work) -> Counts:
+        return _filter(ready, job, executor, reasons, keep_repeats=keep_repeats, use_index=use_index)
+
+    outcome = run_step(plan, work, dataclasses.replace(options, observation=observation))
+    if outcome is not None and outcome.cached and reasons is not None and not reasons.exists():
+        import tempfile
+
+        with tempfile.TemporaryDirectory(dir=reasons.parent, prefix=f".{reasons.name}.tmp-") as folder:
+            job = Work(plan.key, Path(folder) / "stage", Path(folder))
+            _filter(ready, job, executor, reasons, keep_repeats=keep_repeats, use_index=use_index)
+    return outcome
+
+
+def check_outcome(outcome: Outcome, *, allow_invalid: bool) -> None:
+    """Raise BadInputs when rows could not be judged: partial success is never silent."""
+    invalid = {reason: n for reason, n in outcome.step.identity.counts.invalid.items() if n}
+    if invalid and not allow_invalid:
+        listed = "; ".join(f"{n:,} × {reason}" for reason, n in invalid.items())
+        places = outcome.step.details.get("repeated_uids") or []
+        examples = "".join(f"\n  uid {p['uid']}: {', '.join(p['places'])}" for p in places[:5])
+        raise BadInputs(
+            f"{outcome.path} is written, but {sum(invalid.values()):,} rows were invalid: {listed}{examples}",
+            hint="--allow-invalid accepts them; --reasons FILE.parquet lists every row",
+        )
+
+
+def _filter(
+    ready: Ready, job: Work, executor: Executor, reasons: Path | None, *, keep_repeats: bool, use_index: bool
+) -> Counts:
+    states, results = run_passes(ready, job.parts, executor, keep_reasons=reasons is not None, use_index=use_index)
+    runs = [np.memmap(r.run, "<u8", "r").reshape(-1, 2) for r in results if r.run and r.kept]
+    with open(job.stage, "wb") as handle:
+        written, surplus, repeated = merge_to(handle, runs, once=not keep_repeats)
+    counts = _counts(ready, results, written, 0 if keep_repeats else surplus)
+    job.details.update(_details(ready, states, results, counts))
+    if repeated:
+        job.details["repeated_uids"] = [
+            {"uid": uid, "places": places} for uid, places in locate(ready.pool, repeated).items()
+        ]
+    if reasons is not None:
+        from curate.reasons import write_reasons
+
+        write_reasons(ready, job.parts, reasons)
+    return counts
+
+
+def run_passes(
+    ready: Ready, parts: Path, executor: Executor, *, keep_reasons: bool, use_index: bool, store_scores: bool = True
+) -> tuple[dict[str, State], list[Result]]:
+    """Answer all questions, then run the final pass. Results are in shard order."""
+    states: dict[str, State] = {}
+    merged = [Result(n, s.rows, [], []) for n, s in enumerate(ready.pool.shards)]
+    barriers = _barriers(ready)
+    keep_reasons = keep_reasons or any(q.of_survivors for questions in barriers.values() for q in questions)
+    work = Pass(
+        rule=ready.rule,
+        base=ready.base,
+        cache=ready.pool.cache,
+        parts=parts,
+        types=ready.types,
+        scorers=ready.scorers,
+        states=states,
+        first=0,
+        last=0,
+        keep_reasons=keep_reasons,
+        use_index=use_index,
+        store_scores=store_scores,
+    )
+    light = ready.pool.rows < LIGHT_ROWS and not (ready.costly and ready.pool.rows > 20_000)
+    at = 0
+    for position in sorted(barriers):
+        questions = barriers[position]
+        while questions:
+            # earlier clauses only matter to questions about survivors
+            last = position if any(q.of_survivors for q in questions) else at
+            ask = dataclasses.replace(work, states=dict(states), first=at, last=last, questions=tuple(questions))
+            results = list(_run(ready, ask, executor, light, f"look at {ready.rule.reason(position)}"))
+            _add(merged, results, at)
+            at = last
+            questions = _settle(questions, results, states, parts)
+    final = dataclasses.replace(work, states=dict(states), first=at, last=len(ready.rule.keep), final=True)
+    results = list(_run(ready, final, executor, light, f"filter by {ready.rule.name}"))
+    _add(merged, results, at)
+    return states, merged
+
+
+def _barriers(ready: Ready) -> dict[int, list[Question]]:
+    found: dict[int, list[Question]] = {}
+    for node, clause in ready.compiled.nodes():
+        position = int(node.split(".")[0])
+        name = clause.id or ready.rule.reason(position)
+        question = first_question(node, clause, name=name, rows=ready.pool.rows, dtype=lambda c: _number_type(ready, c))
+        if question is not None and ready.pool.shards:
+            found.setdefault(position, []).append(question)
+    return found
+
+
+def _number_type(ready: Ready, column: str) -> Any:
+    return ready.types[column]
+
+
+def _settle(
+    questions: Sequence[Question], results: list[Result], states: dict[str, State], folder: Path
+) -> list[Question]:
+    again: list[Question] = []
+    for number, question in enumerate(questions):
+        answer = question.settle([result.answers[number] for result in results], folder)
+        if isinstance(answer, State):
+            states[question.node] = answer
+        else:
+            again.append(answer)
+    return again
+
+
+def _run(ready: Ready, work: Pass, executor: Executor, light: bool, what: str) -> Iterator[Result]:
+    _ = ready.pool.id
+    tasks = [Task(n, s, ready.pool.digests(s).sha256, work) for n, s in enumerate(ready.pool.shards)]
+    kept = seen = 0
+    with (
+        track(what, total=ready.pool.rows, unit="rows") as bar,
+        closing(executor.map_shards(run_pass, tasks, light=light)) as results,  # type: ignore[type-var]
+    ):
+        for result in results:
+            kept, seen = kept + result.kept, seen + result.rows
+            bar.add(result.rows, f"kept {kept / max(seen, 1):.1%}" if work.final else None)
+            yield result
+
+
+def _add(merged: list[Result], results: list[Result], at: int) -> None:
+    for whole, part in zip(merged, results, strict=True):
+        whole.dropped[at:] = part.dropped if part.dropped else whole.dropped[at:]
+        whole.invalid[at:] = part.invalid if part.invalid else whole.invalid[at:]
+        whole.null_uids += part.null_uids
+        whole.kept, whole.run = part.kept, part.run
+        whole.indexed = part.indexed
+        for name, rows in part.scored.items():
+            whole.scored[name] = whole.scored.get(name, 0) + rows
+
+
+def _counts(ready: Ready, results: list[Result], written: int, surplus: int) -> Counts:
+    dropped, invalid = {}, {}
+    for position in range(len(ready.rule.keep)):
+        reason = ready.rule.reason(position)
+        dropped[reason] = sum(r.dropped[position] for r in results)
+        lost = sum(r.invalid[position] for r in results)
+        if lost:
+            invalid[f"{reason}: null or NaN"] = lost
+    if nulls := sum(r.null_uids for r in results):
+        invalid[shardpass.NULL_UID] = nulls
+    if surplus:
+        invalid[shardpass.DUPLICATE_UID] = surplus
+    return Counts(read=ready.pool.rows, kept=written, dropped=dropped, invalid=invalid)
+
+
+def _details(ready: Ready, states: Mapping[str, State], results: list[Result], counts: Counts) -> dict[str, Any]:
+    funnel = []
+    left = counts.read
+    for position, clause in enumerate(ready.rule.keep):
+        reason = ready.rule.reason(position)
+        lost = counts.dropped[reason] + sum(r.invalid[position] for r in results)
+        funnel.append({"id": reason, "clause": clause.text(), "kind": clause.kind, "in": left, "out": left - lost, **_cut(position, clause, states)})
+        left -= lost
+    scored: dict[str, int] = {}
+    for result in results:
+        for name, rows in result.scored.items():
+            scored[name] = scored.get(name, 0) + rows
+    return {
+        "rule": ready.rule.name,
+        "shards": len(results),
+        "funnel": funnel,
+        "rows_scored": scored,
+        "shards_from_index": sum(r.indexed for r in results),
+    }
+
+
+def _cut(position: int, clause: Clause, states: Mapping[str, State]) -> dict[str, Any]:
+    state = states.get(str(position))
+    if clause.top is not None and clause.top.threshold is not None:
+        return {"column": clause.top.column, "cut": clause.top.threshold}
+    if isinstance(state, TopState | ExactState):
+        ranked = clause.top or clause.exact_k
+        assert ranked is not None
+        cut = state.value
+        finite = cut is None or isinstance(cut, int) or np.isfinite(cut)
+        return {"column": ranked.column, "cut": cut if finite else str(cut)}
+    return {}
+
+
+def locate(pool: Pool, uids: Sequence[str]) -> dict[str, list[str]]:
+    """Where uids lie: "shard NAME, row N", reading the uid columns of all shards."""
+    from curate._order import search_words
+    from curate._pages import words_of
+    from curate.subset import from_hex
+    from curate.views import RawView
+
+    wanted = sorted(uids)
+    words = from_hex(wanted)
+    found: dict[str, list[str]] = {uid: [] for uid in wanted}
+    for shard in pool.shards:
+        for block in RawView(shard, {}).blocks():
+            theirs, _ = words_of(block.uid_strings())
+            left, right = search_words(words, theirs)
+            for row in np.flatnonzero(right > left).tolist():
+                found[wanted[int(left[row])]].append(f"shard {shard.name}, row {block.first_row + row}")
+    return found
+
+
+__all__ = ["KEPT", "Ready", "check_outcome", "filter_pool", "locate", "plan_filter", "prepare", "run_passes"]

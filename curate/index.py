@@ -1,0 +1,179 @@
+"""The side index of a pool: narrow columns, sorted by uid, from which most filters are answered without the captions.
+
+    POOL/.headwater/index/<shard>.parquet
+
+One file per shard, uncompressed, no nulls where the shard has none: `uid_hi`, `uid_lo` (the uid as two u64), `row` (where the row
+lies in the shard), the sizes in the narrowest integer that holds them all, `n_words` and `n_chars` of the caption (exact), every
+float column, and `sha256_prefix` (the first 64 bits of the picture's digest). It carries the sha256 of the shard it was made
+from and is ignored, with a word, when the shard has changed. Building one costs about as much as two queries of the pool.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from curate._text import count_words_and_chars
+from curate.pool import Pool, Shard, family
+from curate.sidecars import METADATA_KEY
+from curate.views import Column, IndexView, RawView
+from headwater.console import say, track
+from headwater.errors import IntegrityError
+from headwater.executor import Executor
+from headwater.files import atomic_file, named_io
+
+VERSION = 1
+ROW_GROUP_ROWS = 131_072
+SIZES = ("original_width", "original_height")
+_HEX = np.full(256, 255, np.uint8)
+_HEX[np.frombuffer(b"0123456789abcdefABCDEF", np.uint8)] = [*range(16), *range(10, 16)]
+
+
+def index_path(cache: Path, shard: str) -> Path:
+    """The index file of one shard."""
+    return cache / "index" / f"{shard}.parquet"
+
+
+def index_view(cache: Path, shard: Shard, sha256: str) -> IndexView | None:
+    """The index of a shard, if there is one that was made from these bytes."""
+    path = index_path(cache, shard.name)
+    if not path.is_file():
+        return None
+    try:
+        schema = pq.read_schema(path)
+        facts = json.loads((schema.metadata or {}).get(METADATA_KEY, b"{}"))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        say("warning", f"{path}: cannot be read and is ignored ({str(error).splitlines()[0]})")
+        return None
+    if facts.get("shard_sha256") != sha256 or facts.get("index_version") != VERSION:
+        say("warning", f"the index of shard {shard.name} is stale (the shard has changed since): headwater pool index makes it again")
+        return None
+    return IndexView(shard, path)
+
+
+@dataclass(frozen=True)
+class _Job:
+    shard: Shard
+    sha256: str
+    cache: Path
+    types: Mapping[str, pa.DataType]
+
+
+def build_index(pool: Pool, executor: Executor, *, force: bool = False) -> dict[str, Any]:
+    """Index every shard that has no fitting index yet. Returns {shards, built, rows, bytes}."""
+    _ = pool.id
+    jobs = []
+    for shard in pool.shards:
+        sha256 = pool.digests(shard).sha256
+        if force or index_view(pool.cache, shard, sha256) is None:
+            jobs.append(_Job(shard, sha256, pool.cache, {name: pool.column_type(name) for name in _columns(pool)}))
+    with named_io(pool.cache):
+        (pool.cache / "index").mkdir(parents=True, exist_ok=True)
+    with track("index", total=sum(job.shard.rows for job in jobs), unit="rows") as bar:
+        light = sum(job.shard.rows for job in jobs) < 500_000
+        for rows in executor.map_shards(_index_shard, jobs, light=light):
+            bar.add(rows)
+    size = sum(index_path(pool.cache, shard.name).stat().st_size for shard in pool.shards)
+    return {"shards": len(pool.shards), "built": len(jobs), "rows": pool.rows, "bytes": size}
+
+
+def _columns(pool: Pool) -> list[str]:
+    wanted = [name for name in ("text", *SIZES, "sha256") if name in pool.columns]
+    return wanted + [name for name in pool.columns if any(_is_float(s, name) for s in pool.shards)]
+
+
+def _is_float(shard: Shard, name: str) -> bool:
+    return name in shard.types and family(shard.types[name]) == "float"
+
+
+def _index_shard(job: _Job) -> int:
+    pieces: dict[str, list[Any]] = {}
+    words = []
+    for block in RawView(job.shard, job.types).blocks():
+        found, bad = block.uids()
+        if len(bad):
+            row = block.first_row + int(bad[0])
+            raise IntegrityError(
+                f"shard {job.shard.name}, column uid, row {row}: null or malformed", hint="headwater pool validate lists all such rows"
+            )
+        words.append(found)
+        for name in job.types:
+            if name == "text":
+                n_words, n_chars = count_words_and_chars(_array(block.column(name)))
+                pieces.setdefault("n_words", []).append(_masked(n_words))
+                pieces.setdefault("n_chars", []).append(_masked(n_chars))
+            elif name == "sha256":
+                pieces.setdefault("sha256_prefix", []).append(_prefixes(_array(block.column(name))))
+            else:
+                pieces.setdefault(name, []).append(_array(block.column(name)))
+    uids = np.concatenate([np.zeros((0, 2), "<u8"), *words])
+    order = np.lexsort((uids[:, 1], uids[:, 0]))
+    uids = uids[order]
+    columns: dict[str, Any] = {"uid_hi": np.ascontiguousarray(uids[:, 0]), "uid_lo": np.ascontiguousarray(uids[:, 1])}
+    columns["row"] = order.astype(np.uint32)
+    for name, parts in pieces.items():
+        columns[name] = _narrow(pa.concat_arrays(parts).take(pa.array(order)))
+    facts = {"shard_sha256": job.sha256, "index_version": VERSION}
+    table = pa.table(columns, metadata={METADATA_KEY: json.dumps(facts, sort_keys=True).encode()})
+    path = index_path(job.cache, job.shard.name)
+    with atomic_file(path) as handle:
+        # plain pages without statistics or compression: they are read whole, at the speed of a copy
+        pq.write_table(
+            table, handle, compression="none", use_dictionary=False, row_group_size=ROW_GROUP_ROWS, write_statistics=False
+        )
+    return job.shard.rows
+
+
+def _array(column: Column) -> pa.Array:
+    return pa.array(column) if isinstance(column, np.ndarray) else column
+
+
+def _masked(counts: npt.NDArray[np.int32]) -> pa.Array:
+    return pa.array(counts, mask=counts < 0)
+
+
+def _narrow(array: pa.Array) -> pa.Array:
+    """Integers in the narrowest unsigned type that holds them all; anything negative or too large stays as it is."""
+    if not pa.types.is_integer(array.type) or not len(array) or array.null_count == len(array):
+        return array
+    import pyarrow.compute as pc
+
+    bounds = pc.min_max(array)
+    low, high = bounds["min"].as_py(), bounds["max"].as_py()
+    if low < 0:
+        return array
+    for kind in (pa.uint16(), pa.uint32()):
+        if high < 2**kind.bit_width:
+            return array.cast(kind)
+    return array
+
+
+def _prefixes(array: pa.Array) -> pa.Array:
+    """The first 16 hex digits of each value as u64; null where it is not 64 hex digits."""
+    n = len(array)
+    out = np.zeros(n, np.uint64)
+    text = array.cast(pa.string())
+    offsets = np.frombuffer(text.buffers()[1], np.int32, n + 1, text.offset * 4) if n else np.zeros(1, np.int32)
+    data = np.frombuffer(text.buffers()[2], np.uint8) if n and text.buffers()[2] is not None else np.zeros(0, np.uint8)
+    good = np.flatnonzero(np.diff(offsets) == 64)
+    if len(good):
+        starts = offsets[:-1][good]
+        digits = _HEX[data[starts[:, None] + np.arange(16)]]
+        valid = (digits < 16).all(1)
+        good, digits = good[valid], digits[valid].astype(np.uint64)
+        value = np.zeros(len(good), np.uint64)
+        for place in range(16):
+            value = (value << np.uint64(4)) | digits[:, place]
+        out[good] = value
+    mask = np.ones(n, bool)
+    mask[good] = False
+    return pa.array(out, mask=mask if mask.any() else None)
+

@@ -1,0 +1,381 @@
+"""One pass of a rule over one shard: the unit of work that runs in a worker process.
+
+A pass starts at clause `first`, with the reasons of earlier clauses read back when there were any, and ends either at a question
+about the whole pool or at the end of the rule, where the kept uids are written as a sorted run.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from curate._memory import tune_allocator
+from curate._order import sort_words
+from curate.clauses import CompiledRule, Scope, State
+from curate.index import index_view
+from curate.pool import Shard
+from curate.questions import Question
+from curate.rules import RuleFile
+from curate.sidecars import ScorerRef, read_sidecar, write_sidecar
+from curate.views import Block, Column, IndexView, Mask, RawBlock, RawView, plain
+from headwater.errors import IntegrityError
+from headwater.files import atomic_file
+
+NULL_UID = "uid: null"
+DUPLICATE_UID = "uid: occurs more than once"
+KEPT = "kept"
+
+
+def dropped_code(position: int) -> int:
+    """The byte that stands for "dropped by clause number `position`" (0 is still kept)."""
+    return 1 + 2 * position
+
+
+def invalid_code(position: int) -> int:
+    """The byte for "clause number `position` was neither true nor false"."""
+    return 2 + 2 * position
+
+
+NULL_UID_CODE = 255
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What to do with every shard; the same for all."""
+
+    rule: RuleFile
+    base: Path
+    cache: Path
+    parts: Path
+    types: Mapping[str, pa.DataType]
+    scorers: Mapping[str, ScorerRef]
+    states: Mapping[str, State]
+    first: int
+    last: int  # clauses first … last-1 are evaluated
+    questions: tuple[Question, ...] = ()
+    final: bool = False
+    keep_reasons: bool = False
+    use_index: bool = True
+    store_scores: bool = True
+
+
+@dataclass(frozen=True)
+class Task:
+    """One shard of a pass."""
+
+    number: int
+    shard: Shard
+    sha256: str
+    work: Pass
+
+
+@dataclass
+class Result:
+    """What a pass found in one shard."""
+
+    number: int
+    rows: int
+    dropped: list[int]
+    invalid: list[int]
+    null_uids: int = 0
+    kept: int = 0
+    run: str | None = None
+    answers: list[Any] = field(default_factory=list)
+    scored: dict[str, int] = field(default_factory=dict)
+    indexed: bool = False
+
+
+class _NeedsRaw(Exception):
+    """The index cannot answer: the shard's own file is needed."""
+
+
+@functools.lru_cache(maxsize=4)
+def _compiled(text: str, base: str) -> CompiledRule:
+    tune_allocator()
+    rule = CompiledRule(RuleFile.model_validate_json(text), Path(base))
+    rule.load()
+    return rule
+
+
+def compiled(rule: RuleFile, base: Path) -> CompiledRule:
+    """The rule ready to evaluate; parsed once per process."""
+    return _compiled(rule.model_dump_json(by_alias=True), str(base))
+
+
+def run_pass(task: Task) -> Result:
+    """Run the pass over one shard. A finished final pass of a killed run is read back instead."""
+    if task.work.final:
+        earlier = _earlier(task)
+        if earlier is not None:
+            return earlier
+    view = index_view(task.work.cache, task.shard, task.sha256) if task.work.use_index else None
+    if view is not None and view.names >= _wanted(task.work) - set(task.work.scorers):
+        try:
+            return _Run(task, view).go()
+        except _NeedsRaw:
+            pass
+    return _Run(task, RawView(task.shard, task.work.types)).go()
+
+
+def _wanted(work: Pass) -> set[str]:
+    return set(compiled(work.rule, work.base).columns())
+
+
+def run_file(parts: Path, number: int) -> Path:
+    """Where the kept uids of a shard go: raw pairs of little-endian u64, sorted."""
+    return parts / f"{number:08d}.run"
+
+
+def reasons_file(parts: Path, number: int) -> Path:
+    """One byte per row of the shard, in its order."""
+    return parts / f"{number:08d}.reasons.npy"
+
+
+def _done_file(parts: Path, number: int) -> Path:
+    return parts / f"{number:08d}.done.json"
+
+
+def _earlier(task: Task) -> Result | None:
+    try:
+        facts = json.loads(_done_file(task.work.parts, task.number).read_bytes())
+        run = run_file(task.work.parts, task.number)
+        if facts["sha256"] != task.sha256 or run.stat().st_size != 16 * facts["result"]["kept"]:
+            return None
+        if task.work.keep_reasons and not reasons_file(task.work.parts, task.number).is_file():
+            return None
+        return Result(**facts["result"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+class _Run:
+    """The state of one pass over one shard."""
+
+    def __init__(self, task: Task, view: RawView | IndexView) -> None:
+        self.task, self.view, self.work = task, view, task.work
+        self.rule = compiled(self.work.rule, self.work.base)
+        span = self.work.last - self.work.first
+        self.result = Result(task.number, task.shard.rows, [0] * span, [0] * span)
+        self.result.indexed = isinstance(view, IndexView)
+        self._stored: dict[str, pa.Table | None] = {}
+        self._computed: dict[str, dict[str, list[pa.ChunkedArray]]] = {}
+        self._made: dict[str, pa.Table] = {}
+        self._reasons: npt.NDArray[np.uint8] | None = None
+
+    def go(self) -> Result:
+        work = self.work
+        if work.keep_reasons or work.first:
+            self._reasons = self._load_reasons()
+        answers = [question.start() for question in work.questions]
+        kept: list[npt.NDArray[np.uint64]] = []
+        for block in self.view.blocks():
+            alive = self._block(block, answers, kept)
+            del alive
+        self._store_scores()
+        if self._reasons is not None:
+            with atomic_file(reasons_file(work.parts, self.task.number), durable=False) as handle:
+                np.save(handle, self._reasons, allow_pickle=False)
+        for number, (question, answer) in enumerate(zip(work.questions, answers, strict=True)):
+            file = work.parts / f"{self.task.number:08d}.{question.node}.{number}"
+            self.result.answers.append(question.finish(answer, file))
+        if work.final:
+            self._write_run(kept)
+        return self.result
+
+    def _load_reasons(self) -> npt.NDArray[np.uint8]:
+        if self.work.first:
+            return np.load(reasons_file(self.work.parts, self.task.number), allow_pickle=False)
+        return np.zeros(self.task.shard.rows, np.uint8)
+
+    def _block(self, block: Block, answers: list[Any], kept: list[npt.NDArray[np.uint64]]) -> Mask:
+        work = self.work
+        place = block.row_numbers() if self._reasons is not None or self._uses_scores else slice(0, 0)
+        before = None if self._reasons is None else self._reasons[place]
+        alive = np.ones(block.rows, bool) if before is None or not work.first else before == 0
+        reasons = before.copy() if before is not None else None
+        words: list[npt.NDArray[np.uint64]] = []
+
+        def uids() -> npt.NDArray[np.uint64]:
+            if not words:
+                found, bad = block.uids()
+                if len(bad):
+                    self._check_uids(block, bad)
+                words.append(found)
+            return words[0]
+
+        made: dict[str, Column] = {}
+        scope = Scope(
+            self.task.shard.name,
+            block.rows,
+            lambda name, rows: self._column(block, name, rows, made),
+            uids,
+            block.row_numbers,
+        )
+        for position in range(work.first, work.last):
+            true, unknown = self.rule.evaluate(position, scope, alive, work.states)
+            left = int(np.count_nonzero(alive))
+            lost = 0
+            if unknown is not None:
+                unknown = unknown & alive
+                lost = int(np.count_nonzero(unknown))
+                if reasons is not None and lost:
+                    reasons[unknown] = invalid_code(position)
+            still = alive & true
+            if reasons is not None:
+                gone = alive & ~true
+                if lost and unknown is not None:
+                    gone &= ~unknown
+                reasons[gone] = dropped_code(position)
+            alive = still
+            self.result.invalid[position - work.first] += lost
+            self.result.dropped[position - work.first] += left - int(np.count_nonzero(alive)) - lost
+        for number, question in enumerate(work.questions):
+            answers[number] = question.feed(answers[number], scope, alive)
+        if work.final:
+            all_words = uids()
+            nulls = self._null_uids(block)
+            if len(nulls):
+                lost_rows = nulls[alive[nulls]]
+                self.result.null_uids += len(lost_rows)
+                alive[lost_rows] = False
+                if reasons is not None:
+                    reasons[lost_rows] = NULL_UID_CODE
+            kept.append(all_words if alive.all() else all_words[alive])
+        if reasons is not None and self._reasons is not None:
+            self._reasons[place] = reasons
+        return alive
+
+    def _check_uids(self, block: Block, bad: npt.NDArray[np.int64]) -> None:
+        """Null uids are invalid rows; any other malformed uid refuses the shard by row."""
+        assert isinstance(block, RawBlock)
+        strings = block.uid_strings()
+        for row in bad.tolist():
+            value = strings[row].as_py()
+            if value is not None:
+                raise IntegrityError(
+                    f"shard {self.task.shard.name}, column uid, row {block.first_row + row}: {value!r:.80} is not a uid "
+                    "(32 lower-case hex digits)",
+                    hint="headwater pool validate lists all such rows; headwater pool import --on-bad drop leaves them out",
+                )
+        self._bad = bad
+
+    def _null_uids(self, block: Block) -> npt.NDArray[np.int64]:
+        bad = getattr(self, "_bad", None)
+        self._bad = None
+        return np.zeros(0, np.int64) if bad is None else bad
+
+    @functools.cached_property
+    def _uses_scores(self) -> bool:
+        return any(name in self.work.scorers for name in self.rule.columns())
+
+    def _column(self, block: Block, name: str, needed: Mask, made: dict[str, Column]) -> Column:
+        ref = self.work.scorers.get(name)
+        if ref is None or (isinstance(self.view, IndexView) and name in self.view.names):
+            try:
+                return block.column(name)
+            except KeyError:
+                raise _NeedsRaw from None
+        if name not in made:
+            made.update(self._score(block, ref, needed))
+        return made[name]
+
+    def _score(self, block: Block, ref: ScorerRef, needed: Mask) -> dict[str, Column]:
+        """All columns of one scorer for a block: stored values first, the scorer for rows that have none."""
+        place = block.row_numbers()
+        stored = self._stored_scores(ref)
+        columns: dict[str, pa.Array] = {}
+        if stored is not None:
+            for name in ref.outputs:
+                whole = stored[name]
+                part = whole.slice(place.start, block.rows) if isinstance(place, slice) else whole.take(pa.array(place))
+                columns[name] = part.chunk(0) if part.num_chunks == 1 else pa.concat_arrays(part.chunks or [pa.nulls(0, part.type)])
+            first = next(iter(ref.outputs))
+            have = np.asarray(columns[first].is_valid().to_numpy(zero_copy_only=False)) if columns[first].null_count else None
+            missing = np.zeros(block.rows, bool) if have is None else needed & ~have
+        else:
+            missing = needed if ref.costly else np.ones(block.rows, bool)
+        if missing.any():
+            if not isinstance(block, RawBlock):
+                raise _NeedsRaw
+            columns = self._compute(block, ref, missing, columns)
+        elif not columns:
+            columns = {name: pa.nulls(block.rows, pa.type_for_alias(kind)) for name, kind in ref.outputs.items()}
+        if ref.costly and self.work.store_scores and not isinstance(self.view, IndexView):
+            for name, array in columns.items():
+                self._computed.setdefault(ref.name, {}).setdefault(name, []).append(array)
+        return {name: plain(array) for name, array in columns.items()}
+
+    def _stored_scores(self, ref: ScorerRef) -> pa.Table | None:
+        if ref.name not in self._stored:
+            # cheap scores are as fast to compute as to read, unless the file is not needed for anything else
+            cheap_raw = not ref.costly and not isinstance(self.view, IndexView)
+            table = None if cheap_raw else read_sidecar(self.work.cache, ref, self.task.shard.name, self.task.sha256)
+            self._stored[ref.name] = table
+        return self._stored[ref.name]
+
+    def _compute(
+        self, block: RawBlock, ref: ScorerRef, missing: Mask, columns: dict[str, pa.Array]
+    ) -> dict[str, pa.Array]:
+        everything = bool(missing.all())
+        rows = pa.array(np.flatnonzero(missing))
+        inputs = {}
+        for name in ref.reads:
+            column = block.column(name)
+            array = pa.array(column) if isinstance(column, np.ndarray) else column
+            inputs[name] = array if everything else array.take(rows)
+        batch = pa.RecordBatch.from_pydict(inputs)
+        made = ref.scorer.score(batch)
+        self.result.scored[ref.name] = self.result.scored.get(ref.name, 0) + len(rows)
+        if everything:
+            return {name: made.column(name) for name in ref.outputs}
+        where = np.full(block.rows, -1, np.int64)
+        where[missing] = np.arange(len(rows))
+        out = {}
+        for name in ref.outputs:
+            source = pa.array(where, mask=where < 0)
+            fresh = made.column(name).take(source)
+            old = columns.get(name)
+            out[name] = fresh if old is None else _either(fresh, old.cast(fresh.type), missing)
+        return out
+
+    def _store_scores(self) -> None:
+        for name, columns in self._computed.items():
+            if not self.result.scored.get(name):
+                continue
+            ref = next(r for r in self.work.scorers.values() if r.name == name)
+            table = pa.table({key: pa.chunked_array(arrays) for key, arrays in columns.items()})
+            if table.num_rows != self.task.shard.rows:
+                continue
+            assert isinstance(self.view, RawView)
+            uids = pa.chunked_array([c for block in self.view.blocks() for c in block.uid_strings().chunks], pa.string())
+            write_sidecar(
+                self.work.cache, ref, shard=self.task.shard.name, shard_sha256=self.task.sha256, uids=uids, scores=table
+            )
+
+    def _write_run(self, kept: list[npt.NDArray[np.uint64]]) -> None:
+        words = np.concatenate(kept) if len(kept) != 1 else kept[0]
+        words = words.reshape(-1, 2) if len(words) else np.zeros((0, 2), "<u8")
+        if not self.result.indexed:  # index blocks come in the order of uids
+            words = sort_words(words)
+        path = run_file(self.work.parts, self.task.number)
+        with atomic_file(path) as handle:
+            handle.write(np.ascontiguousarray(words).data)
+        self.result.kept = len(words)
+        self.result.run = str(path)
+        facts = {"sha256": self.task.sha256, "result": self.result.__dict__}
+        with atomic_file(_done_file(self.work.parts, self.task.number)) as handle:
+            handle.write(json.dumps(facts).encode())
+
+
+def _either(fresh: pa.Array, old: pa.Array, use_fresh: Mask) -> pa.Array:
+    import pyarrow.compute as pc
+
+    return pc.if_else(pa.array(use_fresh), fresh, old)

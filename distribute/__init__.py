@@ -1,0 +1,1 @@
+"""Publishing: releases, content addresses and the networks that carry them."""

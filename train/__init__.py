@@ -1,0 +1,1 @@
+"""Training: models on shards, their evaluation and their results."""
