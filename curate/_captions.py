@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curate import _chunk
-from curate._text import Bytes, Counter, Counts, Rows, blocks, count_words_and_chars
+from curate._text import Bytes, Counter, Counts, Rows, blocks, count_words_and_chars, counter_of_this_thread
 
 LENGTH_BYTES = 4
 MAX_PLAIN_BYTES = 1 << 30  # of one row group; more is for Arrow
@@ -76,7 +76,7 @@ def count_captions_any(
 
 def _count(file: BinaryIO, chunk: _chunk.Chunk) -> tuple[Counts, Counts]:
     words, chars = np.empty(chunk.rows, np.int32), np.empty(chunk.rows, np.int32)
-    counter = Counter(words=True, chars=True)
+    counter = counter_of_this_thread()
     dictionary: tuple[Counts, Counts] | None = None
     at = 0
     for page in _chunk.pages(file, chunk):

@@ -145,6 +145,8 @@ def hybrid(data: Bytes, width: int, n: int) -> np.ndarray[Any, np.dtype[np.uint3
     try:
         while got < n:
             run, at = varint(head, at)
+            if run < 2:
+                raise Unusual("a run of nothing")  # a page full of them would take minutes
             count = min((run >> 1) * 8 if run & 1 else run >> 1, n - got)
             size = (run >> 1) * width if run & 1 else step
             if at + size > len(data):

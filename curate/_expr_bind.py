@@ -262,6 +262,7 @@ def _integer_bound(op: str, value: float) -> tuple[int | None, str]:
 
 
 _NULL, _LATE, _SEEN = 0, 1, 2
+_SQL_TYPES = {"bool": "BOOLEAN", "int": "BIGINT", "f32": "FLOAT", "f64": "DOUBLE", "text": "VARCHAR"}
 
 
 class Sql:
@@ -321,14 +322,11 @@ class Sql:
                         for when, then in zip(args[:-1:2], args[1::2], strict=True)]  # fmt: skip
                 return f"CASE {' '.join(arms)} ELSE {self.write(args[-1], nan=inner)} END"
             case "cast":
-                text, kind = (
-                    self.write(args[0], nan=nan),
-                    {"f64": "DOUBLE", "f32": "FLOAT", "bool": "BOOLEAN"},
-                )
+                text = self.write(args[0], nan=nan)
                 if args[0].kind == "int" and args[0].op in ("+", "-", "*", "//", "%", "abs", "neg"):
                     # DuckDB rounds negative HUGEINTs beyond 2**53 wrongly; positive ones it rounds to nearest
                     return f"CAST(sign({text}) AS DOUBLE) * CAST(abs({text}) AS DOUBLE)"
-                return f"CAST({text} AS {kind.get(term.kind, 'VARCHAR')})"
+                return f"CAST({text} AS {_SQL_TYPES[term.kind]})" if term.kind in _SQL_TYPES else text
             case "ucast":
                 (target, _, _), forgiving = term.value
                 return f"{'TRY_CAST' if forgiving else 'CAST'}({self.write(args[0])} AS {target})"
@@ -364,9 +362,7 @@ class Sql:
 def _constant(term: Term) -> str:
     value = term.value
     if value is None:
-        sql = {"bool": "BOOLEAN", "int": "BIGINT", "f32": "FLOAT", "f64": "DOUBLE", "text": "VARCHAR"}.get(
-            term.kind
-        )
+        sql = _SQL_TYPES.get(term.kind)
         return f"CAST(NULL AS {sql})" if sql else "NULL"
     if isinstance(value, bool):
         return "TRUE" if value else "FALSE"

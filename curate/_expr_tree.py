@@ -193,7 +193,7 @@ class Reader:
             case "FUNCTION" if op == "FUNCTION":
                 return self._function(ast, at)
         what = _REFUSED.get(kind, op.lower().replace("_", " "))
-        self.fail(
+        return self.fail(
             f"{what} is not allowed in an expression", "use columns, literals, operators and plain functions"
         )
 
@@ -210,7 +210,7 @@ class Reader:
                 return int(digits)
             case "INTEGER" | "NUMERIC":
                 return float(text.replace("_", ""))
-        self.fail(
+        return self.fail(
             f"the literal {_short(text)} is of a kind that is not allowed",
             "numbers, 'text', true, false, null",
         )

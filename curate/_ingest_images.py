@@ -50,11 +50,18 @@ def is_picture(name: str) -> bool:
 
 
 def pictures(root: Path) -> Iterator[str]:
-    """Paths of all pictures below `root`, relative and sorted folder by folder; hidden names are passed over."""
+    """Paths of all pictures below `root`, relative and sorted folder by folder.
+
+    Passed over: hidden names, what is no regular file, and links that lead out of the folder.
+    """
+    top = os.path.realpath(root).rstrip("/") + "/"
     for folder, names, files in os.walk(root):
         names[:] = sorted(name for name in names if not name.startswith("."))
         for file in sorted(files):
-            if is_picture(file):
+            path = os.path.join(folder, file)
+            if not is_picture(file) or not os.path.isfile(path):
+                continue
+            if not os.path.islink(path) or os.path.realpath(path).startswith(top):
                 yield posixpath.normpath((Path(folder).relative_to(root) / file).as_posix())
 
 

@@ -68,6 +68,13 @@ class Import:
             kept=sum(part.kept for part in parts),
             invalid=dict(sorted(invalid.items())),
         )
+        unmarked = [part.name for part in parts if part.facts.get("no_end_mark")]
+        if unmarked:
+            say(
+                "warning",
+                f"{unmarked[0]} and {len(unmarked) - 1} more tars have no end mark: were they cut short?",
+            )
+            job.details["no_end_mark"] = unmarked
         job.details.update(
             {
                 "layout": self.source.layout,

@@ -76,7 +76,7 @@ def _walk(root: Path) -> Iterable[str]:
     for folder, names, files in os.walk(root):
         names[:] = sorted(name for name in names if not name.startswith("."))
         for file in sorted(files):
-            if not file.startswith("."):
+            if not file.startswith(".") and os.path.isfile(os.path.join(folder, file)):
                 yield (Path(folder).relative_to(root) / file).as_posix()
 
 

@@ -70,9 +70,8 @@ def import_tar(unit: TarUnit) -> Part:
     beside = _Beside(unit.path.with_suffix(".parquet"))
     rows: list[dict[str, Any]] = []
     with named_io(unit.path), open(unit.path, "rb", buffering=0) as handle:
-        for number, sample in enumerate(
-            _samples(handle.fileno(), os.fstat(handle.fileno()).st_size, unit.name)
-        ):
+        size = os.fstat(handle.fileno()).st_size
+        for number, sample in enumerate(_samples(part, handle.fileno(), size, unit.name)):
             part.read += 1
             where = f"{unit.name}: sample {sample.key.decode('utf-8', 'backslashreplace')}"
             row = _row(handle.fileno(), sample, part, where)
@@ -98,19 +97,27 @@ def _flush(rows: list[dict[str, Any]], part: Part, unit: TarUnit, beside: _Besid
     rows.clear()
 
 
-def _samples(fd: int, size_bytes: int, name: str) -> Iterator[Sample]:
+def _samples(part: Part, fd: int, size_bytes: int, name: str) -> Iterator[Sample]:
+    """Runs of members with one key. In a file that was cut, the last one counts only if it looks like the one before."""
     current: Sample | None = None
+    shape: set[str] | None = None
 
     def read(offset: int, length: int) -> bytes:
         return os.pread(fd, length, offset)
 
     for item in tar.members(read, size_bytes, name):
-        if isinstance(item, tar.Damage):
-            if current is None:
-                current = Sample(b"(first)", {})
-            current.broken = "truncated"  # the sample that the file ends in
-            continue
         if isinstance(item, tar.End):
+            if not item.marked:
+                part.facts["no_end_mark"] = 1
+                if current is not None and shape is not None and not shape <= current.members.keys():
+                    current.broken = "truncated"
+            continue
+        if isinstance(item, tar.Damage):
+            if current is not None and shape is not None and shape <= current.members.keys():
+                yield current
+                current = None
+            current = current or Sample(b"(cut off)", {})
+            current.broken = "truncated"
             continue
         if item.kind != "file":
             continue
@@ -121,6 +128,7 @@ def _samples(fd: int, size_bytes: int, name: str) -> Iterator[Sample]:
         if current is None or split[0] != current.key:
             if current is not None:
                 yield current
+                shape = set(current.members)
             current = Sample(split[0], {})
         if extension is None:
             current.broken = "bad_name"

@@ -17,7 +17,7 @@ import numpy as np
 Words = np.ndarray[Any, np.dtype[np.uint64]]
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
-BUDGET_BYTES = 48 << 20
+BUDGET_BYTES = 24 << 20
 MAX_PARTS = 64
 _MIX = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F))
 

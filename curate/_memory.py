@@ -7,7 +7,11 @@ again and again then spends more time in page faults than in arithmetic. Sizes i
 from __future__ import annotations
 
 import ctypes
+import functools
+import importlib.abc
 import sys
+
+import numpy as np
 
 _M_TRIM_THRESHOLD = -1  # mallopt(3)
 _M_TOP_PAD = -2
@@ -36,3 +40,33 @@ def tune_allocator() -> bool:
     )
     agreed = [mallopt(name, value) == 1 for name, value in settings]
     return all(agreed)
+
+
+def tune_process() -> None:
+    """Settings for a process of our own (a command or a worker), never for a program that only imports us."""
+    tune_allocator()
+    leave_pandas_out()
+
+
+@functools.lru_cache(maxsize=1)
+def leave_pandas_out() -> None:
+    """Keep pyarrow from importing pandas, which it tries at the first array it makes: 0.3 CPU s for nothing."""
+    if "pandas" in sys.modules:
+        return
+    import pyarrow as pa
+
+    refuse = _NoPandas()
+    sys.meta_path.insert(0, refuse)
+    try:
+        pa.array([1]).to_numpy(zero_copy_only=False)
+        pa.array(np.zeros(1))
+    finally:
+        sys.meta_path.remove(refuse)
+
+
+class _NoPandas(importlib.abc.MetaPathFinder):
+    """Says that there is no pandas, for as long as it stands in sys.meta_path."""
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> None:
+        if fullname == "pandas":
+            raise ModuleNotFoundError("pandas is left out", name="pandas")

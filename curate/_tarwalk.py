@@ -129,9 +129,8 @@ class Walk:
             split = tar.split_name(self.damage.name)
             whole = not isinstance(split, str) and split[0] != self._key
         elif self.damage is not None:
-            whole = (
-                0 < before <= shape
-            )  # the next name is unknown: believe it only if it is like the one before
+            # the next name is unknown: the sample is believed only if it is like the one before
+            whole = 0 < before <= shape
         else:
             # a file cut between two members has a clean end, and only the last sample can show it
             whole = not self._unmarked or before <= shape

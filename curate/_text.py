@@ -9,6 +9,7 @@ gives its count without looking at single rows. A row larger than a block is wal
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -51,7 +52,7 @@ def count_words_and_chars(
     if pa.types.is_dictionary(text.type):
         return _count_dictionary(text, words=words, chars=chars)
     data, offsets, nulls = plain_parts(text)
-    counter = Counter(words=words, chars=chars)
+    counter = counter_of_this_thread(words=words, chars=chars)
     n = len(offsets) - 1
     out_words = np.empty(n if words else 0, np.int32)
     out_chars = np.empty(n if chars else 0, np.int32)
@@ -268,6 +269,18 @@ class Counter:
             n_inner += int(np.count_nonzero(piece.view(np.int8) < -64))
         words[:] = n_words
         chars[:] = len(part) - n_inner
+
+
+_THREAD = threading.local()
+
+
+def counter_of_this_thread(*, words: bool = True, chars: bool = True) -> Counter:
+    """A counter whose scratch outlives the call: fresh pages for it cost as much as the counting."""
+    counter: Counter | None = getattr(_THREAD, "counter", None)
+    if counter is None:
+        counter = _THREAD.counter = Counter(words=words, chars=chars)
+    counter.words, counter.chars = words, chars
+    return counter
 
 
 def _mark_wide_blanks(part: Bytes, leads: Rows, flags: Any) -> None:

@@ -143,11 +143,8 @@ def _plausible(shard: Shard, report: ShardReport) -> bool:
             column = group.column(at)
             stored += column.total_compressed_size
             plain += column.total_uncompressed_size
-            if (
-                column.total_compressed_size < 0
-                or column.data_page_offset < 4
-                or column.data_page_offset > size
-            ):
+            outside = not 4 <= column.data_page_offset <= size
+            if column.total_compressed_size < 0 or (outside and column.num_values != 0):
                 report.add(
                     "bad_footer",
                     f"row group {number}: {column.path_in_schema} lies outside the file",

@@ -27,8 +27,10 @@ def _with_pool_options(function: Any) -> Any:
 
 
 def _open(pool: Path, cache: Path | None, distrust_cache: bool) -> Any:
+    from curate._memory import tune_process
     from curate.pool import Pool
 
+    tune_process()
     return Pool.open(pool, cache=cache, distrust_cache=distrust_cache)
 
 

@@ -25,7 +25,7 @@ from curate.questions import Question, first_question
 from curate.rules import Clause, RuleFile
 from curate.shardpass import KEPT, Pass, Result, Task, run_pass
 from curate.sidecars import ScorerRef, known_scorers
-from curate.subset import merge_to
+from curate.subset import Words, merge_to
 from headwater.console import track
 from headwater.errors import BadInputs, UsageError, nearest
 from headwater.executor import Executor
@@ -35,6 +35,7 @@ from headwater.steps import Outcome, Plan, RunOptions, Work, run_step
 STEP = "filter-pool"
 VERSION = 1
 MAX_CLAUSES = 120
+IN_MEMORY_ROWS = 4_000_000  # 64 MB of uids; a pool this size is filtered again faster than its parts are checked
 LIGHT_ROWS = 2_000_000  # below this, and without a costly scorer, starting processes costs more than the work
 
 
@@ -154,7 +155,7 @@ def _filter(
     ready: Ready, job: Work, executor: Executor, reasons: Path | None, *, keep_repeats: bool, use_index: bool
 ) -> Counts:
     states, results = run_passes(ready, job.parts, executor, keep_reasons=reasons is not None, use_index=use_index)
-    runs = [np.memmap(r.run, "<u8", "r").reshape(-1, 2) for r in results if r.run and r.kept]
+    runs = [_words(result.run) for result in results if result.kept]
     with open(job.stage, "wb") as handle:
         written, surplus, repeated = merge_to(handle, runs, once=not keep_repeats)
     counts = _counts(ready, results, written, 0 if keep_repeats else surplus)
@@ -168,6 +169,10 @@ def _filter(
 
         write_reasons(ready, job.parts, reasons)
     return counts
+
+
+def _words(run: Any) -> Words:
+    return run if isinstance(run, np.ndarray) else np.memmap(run, "<u8", "r").reshape(-1, 2)
 
 
 def run_passes(
@@ -204,7 +209,15 @@ def run_passes(
             _add(merged, results, at)
             at = last
             questions = _settle(questions, results, states, parts)
-    final = dataclasses.replace(work, states=dict(states), first=at, last=len(ready.rule.keep), final=True)
+    alone = executor.engine == "serial" or executor.workers == 1 or light
+    final = dataclasses.replace(
+        work,
+        states=dict(states),
+        first=at,
+        last=len(ready.rule.keep),
+        final=True,
+        in_memory=alone and ready.pool.rows <= IN_MEMORY_ROWS,
+    )
     results = list(_run(ready, final, executor, light, f"filter by {ready.rule.name}"))
     _add(merged, results, at)
     return states, merged

@@ -10,6 +10,7 @@ from and is ignored, with a word, when the shard has changed. Building one costs
 
 from __future__ import annotations
 
+import binascii
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curate._text import count_words_and_chars
+from curate._captions import count_captions_any
+from curate._memory import tune_process
 from curate.pool import Pool, Shard, family
 from curate.sidecars import METADATA_KEY
 from curate.views import Column, IndexView, RawView
@@ -95,6 +97,7 @@ def _is_float(shard: Shard, name: str) -> bool:
 
 
 def _index_shard(job: _Job) -> int:
+    tune_process()
     pieces: dict[str, list[Any]] = {}
     words = []
     for block in RawView(job.shard, job.types).blocks():
@@ -107,7 +110,9 @@ def _index_shard(job: _Job) -> int:
         words.append(found)
         for name in job.types:
             if name == "text":
-                n_words, n_chars = count_words_and_chars(_array(block.column(name)))
+                n_words, n_chars = count_captions_any(
+                    block.file, block.group, shard_name=job.shard.name, file=block.handle
+                )
                 pieces.setdefault("n_words", []).append(_masked(n_words))
                 pieces.setdefault("n_chars", []).append(_masked(n_chars))
             elif name == "sha256":
@@ -115,21 +120,41 @@ def _index_shard(job: _Job) -> int:
             else:
                 pieces.setdefault(name, []).append(_array(block.column(name)))
     uids = np.concatenate([np.zeros((0, 2), "<u8"), *words])
-    order = np.lexsort((uids[:, 1], uids[:, 0]))
+    order = _order(uids)
     uids = uids[order]
     columns: dict[str, Any] = {"uid_hi": np.ascontiguousarray(uids[:, 0]), "uid_lo": np.ascontiguousarray(uids[:, 1])}
     columns["row"] = order.astype(np.uint32)
     for name, parts in pieces.items():
         columns[name] = _narrow(pa.concat_arrays(parts).take(pa.array(order)))
     facts = {"shard_sha256": job.sha256, "index_version": VERSION}
-    table = pa.table(columns, metadata={METADATA_KEY: json.dumps(facts, sort_keys=True).encode()})
+    arrays = {name: pa.array(column) if isinstance(column, np.ndarray) else column for name, column in columns.items()}
+    fields = [pa.field(name, array.type, nullable=array.null_count > 0) for name, array in arrays.items()]
+    schema = pa.schema(fields, metadata={METADATA_KEY: json.dumps(facts, sort_keys=True).encode()})
+    table = pa.Table.from_arrays(list(arrays.values()), schema=schema)
     path = index_path(job.cache, job.shard.name)
     with atomic_file(path) as handle:
-        # plain pages without statistics or compression: they are read whole, at the speed of a copy
+        # one plain page per column and row group: see curate._plain
         pq.write_table(
-            table, handle, compression="none", use_dictionary=False, row_group_size=ROW_GROUP_ROWS, write_statistics=False
+            table,
+            handle,
+            compression="none",
+            use_dictionary=False,
+            row_group_size=ROW_GROUP_ROWS,
+            data_page_size=1 << 26,
+            write_batch_size=ROW_GROUP_ROWS,
+            max_rows_per_page=ROW_GROUP_ROWS,
+            write_statistics=False,
         )
     return job.shard.rows
+
+
+def _order(uids: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """The permutation that sorts uids; high words are nearly always distinct, so they are sorted alone first."""
+    order = np.argsort(uids[:, 0])
+    high = uids[:, 0][order]
+    if (high[1:] == high[:-1]).any():
+        return np.lexsort((uids[:, 1], uids[:, 0]))
+    return order
 
 
 def _array(column: Column) -> pa.Array:
@@ -163,7 +188,14 @@ def _prefixes(array: pa.Array) -> pa.Array:
     text = array.cast(pa.string())
     offsets = np.frombuffer(text.buffers()[1], np.int32, n + 1, text.offset * 4) if n else np.zeros(1, np.int32)
     data = np.frombuffer(text.buffers()[2], np.uint8) if n and text.buffers()[2] is not None else np.zeros(0, np.uint8)
-    good = np.flatnonzero(np.diff(offsets) == 64)
+    whole = np.diff(offsets) == 64
+    if n and not array.null_count and whole.all():
+        heads = np.ascontiguousarray(data[offsets[0] : offsets[-1]].reshape(n, 64)[:, :16])
+        try:
+            return pa.array(np.frombuffer(binascii.unhexlify(heads), ">u8").astype("<u8"))
+        except ValueError:
+            pass  # some value is not hex: found below
+    good = np.flatnonzero(whole)
     if len(good):
         starts = offsets[:-1][good]
         digits = _HEX[data[starts[:, None] + np.arange(16)]]

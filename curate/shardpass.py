@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from curate._memory import tune_allocator
+from curate._memory import tune_process
 from curate._order import sort_words
 from curate.clauses import CompiledRule, Scope, State
 from curate.index import index_view
@@ -65,6 +65,7 @@ class Pass:
     keep_reasons: bool = False
     use_index: bool = True
     store_scores: bool = True
+    in_memory: bool = False  # hand kept uids back instead of writing them: small pools, no other process
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Result:
     invalid: list[int]
     null_uids: int = 0
     kept: int = 0
-    run: str | None = None
+    run: str | npt.NDArray[np.uint64] | None = None  # a file of sorted uids, or the uids themselves
     answers: list[Any] = field(default_factory=list)
     scored: dict[str, int] = field(default_factory=dict)
     indexed: bool = False
@@ -99,7 +100,7 @@ class _NeedsRaw(Exception):
 
 @functools.lru_cache(maxsize=4)
 def _compiled(text: str, base: str) -> CompiledRule:
-    tune_allocator()
+    tune_process()
     rule = CompiledRule(RuleFile.model_validate_json(text), Path(base))
     rule.load()
     return rule
@@ -112,12 +113,12 @@ def compiled(rule: RuleFile, base: Path) -> CompiledRule:
 
 def run_pass(task: Task) -> Result:
     """Run the pass over one shard. A finished final pass of a killed run is read back instead."""
-    if task.work.final:
+    if task.work.final and not task.work.in_memory:
         earlier = _earlier(task)
         if earlier is not None:
             return earlier
     view = index_view(task.work.cache, task.shard, task.sha256) if task.work.use_index else None
-    if view is not None and view.names >= _wanted(task.work) - set(task.work.scorers):
+    if view is not None and view.names.keys() >= _wanted(task.work) - set(task.work.scorers):
         try:
             return _Run(task, view).go()
         except _NeedsRaw:
@@ -248,7 +249,7 @@ class _Run:
                 alive[lost_rows] = False
                 if reasons is not None:
                     reasons[lost_rows] = NULL_UID_CODE
-            kept.append(all_words if alive.all() else all_words[alive])
+            kept.append(all_words if alive.all() else all_words.take(np.flatnonzero(alive), 0))  # five times a mask's speed
         if reasons is not None and self._reasons is not None:
             self._reasons[place] = reasons
         return alive
@@ -305,6 +306,10 @@ class _Run:
         if missing.any():
             if not isinstance(block, RawBlock):
                 raise _NeedsRaw
+            direct = getattr(ref.module, "score_row_group", None)
+            if direct is not None and not columns and set(ref.reads) <= set(self.task.shard.types):
+                made: dict[str, Column] = direct(block.file, block.group, shard_name=self.task.shard.name, handle=block.handle)
+                return made
             columns = self._compute(block, ref, missing, columns)
         elif not columns:
             columns = {name: pa.nulls(block.rows, pa.type_for_alias(kind)) for name, kind in ref.outputs.items()}
@@ -365,13 +370,16 @@ class _Run:
         words = words.reshape(-1, 2) if len(words) else np.zeros((0, 2), "<u8")
         if not self.result.indexed:  # index blocks come in the order of uids
             words = sort_words(words)
+        self.result.kept = len(words)
+        if self.work.in_memory:
+            self.result.run = words
+            return
         path = run_file(self.work.parts, self.task.number)
         with atomic_file(path) as handle:
             handle.write(np.ascontiguousarray(words).data)
-        self.result.kept = len(words)
         self.result.run = str(path)
         facts = {"sha256": self.task.sha256, "result": self.result.__dict__}
-        with atomic_file(_done_file(self.work.parts, self.task.number)) as handle:
+        with atomic_file(_done_file(self.work.parts, self.task.number), durable=False) as handle:
             handle.write(json.dumps(facts).encode())
 
 

@@ -6,6 +6,8 @@ first asked for. Raw blocks are in the shard's order; index blocks are sorted by
 
 from __future__ import annotations
 
+import functools
+import mmap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curate._pages import read_uids_any
+from curate._plain import column_view, map_file
 from curate._text import invalid_utf8_rows
 from curate.pool import Shard, family
 from headwater.errors import IntegrityError
@@ -107,18 +110,29 @@ class IndexBlock:
     file: pq.ParquetFile
     group: int
     rows: int
-    names: frozenset[str]
+    names: Mapping[str, int]
+    data: mmap.mmap
     _columns: dict[str, Column] = field(default_factory=dict)
 
     def column(self, name: str) -> Column:
         if name not in self._columns:
             if name not in self.names:
                 raise KeyError(name)
+            direct = self._direct(name)
+            if direct is not None:
+                self._columns[name] = direct
+                return direct
             table = self.file.read_row_group(self.group, columns=[name], use_threads=False)
             chunked = table.column(0)
             array = chunked.chunk(0) if chunked.num_chunks == 1 else pa.concat_arrays(chunked.chunks)
             self._columns[name] = plain(array)
         return self._columns[name]
+
+    def _direct(self, name: str) -> Column | None:
+        type_ = self.file.schema_arrow.field(name).type
+        if not (pa.types.is_integer(type_) or pa.types.is_floating(type_)):
+            return None
+        return column_view(self.data, self.file.metadata, self.group, self.names[name], np.dtype(type_.to_pandas_dtype()))
 
     def uids(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
         words = np.empty((self.rows, 2), "<u8")
@@ -130,6 +144,13 @@ class IndexBlock:
         return np.asarray(self.column("row"), np.int64)
 
 
+@functools.lru_cache(maxsize=32)
+def _opened(path: Path, inode: int, size: int, mtime_ns: int) -> tuple[BinaryIO, pq.ParquetFile]:
+    """The open file and its footer; several passes over the same shards read the footer once."""
+    handle = open(path, "rb", buffering=0)  # noqa: SIM115
+    return handle, pq.ParquetFile(handle)
+
+
 class RawView:
     """A shard's own file."""
 
@@ -139,9 +160,10 @@ class RawView:
 
     def blocks(self) -> Iterator[RawBlock]:
         """Row groups in order."""
-        with named_io(self.shard.path), open(self.shard.path, "rb") as handle:
+        with named_io(self.shard.path):
+            stat = self.shard.path.stat()
             try:
-                file = pq.ParquetFile(handle)
+                handle, file = _opened(self.shard.path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
             except (pa.ArrowException, OSError, ValueError) as error:
                 raise damaged(self.shard, 0, "footer", error) from error
             first = 0
@@ -158,19 +180,24 @@ class IndexView:
         self._path = path
 
     @cached_property
-    def _file(self) -> pq.ParquetFile:
-        return pq.ParquetFile(self._path)
+    def _file(self) -> tuple[mmap.mmap, pq.ParquetFile]:
+        return _mapped(self._path, self._path.stat().st_ino)
 
     @cached_property
-    def names(self) -> frozenset[str]:
-        """Columns of the index."""
-        return frozenset(self._file.schema_arrow.names)
+    def names(self) -> Mapping[str, int]:
+        """Columns of the index and their numbers."""
+        return {name: number for number, name in enumerate(self._file[1].schema_arrow.names)}
 
     def blocks(self) -> Iterator[IndexBlock]:
         """Row groups in the order of uids."""
-        metadata = self._file.metadata
-        for group in range(metadata.num_row_groups):
-            yield IndexBlock(self.shard, self._file, group, metadata.row_group(group).num_rows, self.names)
+        data, file = self._file
+        for group in range(file.metadata.num_row_groups):
+            yield IndexBlock(self.shard, file, group, file.metadata.row_group(group).num_rows, self.names, data)
+
+
+@functools.lru_cache(maxsize=32)
+def _mapped(path: Path, inode: int) -> tuple[mmap.mmap, pq.ParquetFile]:
+    return map_file(path), pq.ParquetFile(path)
 
 
 def damaged(shard: Shard, group: int, column: str, error: object) -> IntegrityError:

@@ -16,7 +16,7 @@ import click
 
 from headwater import __version__
 from headwater.errors import UsageError, nearest
-from headwater.options import run_command
+from headwater.options import close_stream, run_command
 
 SECTIONS = {
     "curate": "curate (pools, scores, subsets, shards)",
@@ -112,6 +112,10 @@ def main() -> None:
     if columns < 52:  # click never formats narrower than 50 by itself
         cli.context_settings["terminal_width"] = max(columns - 1, 16)
     code = run_command(cli, sys.argv[1:])
+    try:
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        close_stream(2)  # what could not be said must not change the exit code
     sys.exit(code)
 
 

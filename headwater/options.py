@@ -172,7 +172,7 @@ def run_command(command: click.Command, arguments: list[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         return _report("Cancelled", "stopped", None, 130, as_json=as_json)
     except BrokenPipeError:
-        _close_stdout()
+        close_stream(1)
         return 1
     except HeadwaterError as error:
         if verbose:
@@ -186,7 +186,7 @@ def run_command(command: click.Command, arguments: list[str]) -> int:
 
         told = explain_os_error(error, STANDARD_OUTPUT if error.filename is None else error.filename)
         code = _report(type(told).__name__, told.message, told.hint, told.exit_code, as_json=as_json)
-        _close_stdout()
+        close_stream(1)
         return code
     except MemoryError:
         hint = "run with fewer --workers, or on a machine with more memory"
@@ -210,7 +210,7 @@ def _report(kind: str, message: str, hint: str | None, code: int, *, as_json: bo
         try:
             _write_json(document)
         except (OSError, ValueError):
-            _close_stdout()
+            close_stream(1)
     return code
 
 
@@ -227,11 +227,11 @@ def _traceback() -> None:
     traceback.print_exc()
 
 
-def _close_stdout() -> None:
-    """Point standard output at nothing, so that the interpreter's own last flush cannot complain."""
+def close_stream(number: int) -> None:
+    """Point a standard stream at nothing, so that the interpreter's own last flush cannot complain."""
     try:
         null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, 1)
+        os.dup2(null, number)
         os.close(null)
     except OSError:
         pass

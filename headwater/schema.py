@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from typing import get_args
 
 from pydantic import BaseModel
 
@@ -21,6 +22,7 @@ MODELS: dict[str, str] = {
     "counts": "headwater.manifest:Counts",
     "energy": "headwater.manifest:Energy",
     "manifest": "headwater.manifest:Manifest",
+    "rule": "curate.rules:RuleFile",
     "step": "headwater.manifest:Step",
 }
 
@@ -43,7 +45,7 @@ def model(name: str) -> type[BaseModel]:
 def identifier(name: str) -> str:
     """`$id` of a format: `headwater:NAME/VERSION`, the version being the one in its `format` key (else 1)."""
     field = model(name).model_fields.get("format")
-    version = str(field.default).rpartition("/")[2] if field is not None else "1"
+    version = get_args(field.annotation)[0].rpartition("/")[2] if field is not None else "1"
     return f"headwater:{name}/{version}"
 
 

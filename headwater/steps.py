@@ -10,6 +10,7 @@ Killed before the record is in the private folder, the next run with the same ke
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import shutil
@@ -323,6 +324,7 @@ def _record(
     )
 
 
+@functools.lru_cache(maxsize=1)
 def package_versions() -> dict[str, str]:
     """Versions of the packages whose behaviour can decide a result."""
     from importlib.metadata import PackageNotFoundError, version

@@ -307,7 +307,7 @@ def test_hybrid_numbers_of_every_width(width: int) -> None:
     repeated = pick.getrandbits(width) if width else 0
     run = varint(5 << 1) + repeated.to_bytes((width + 7) // 8, "little")
     half = len(packed) // 2
-    data = varint(4 << 1 | 1) + packed[:half] + run + varint(0) + run[1:] + varint(4 << 1 | 1) + packed[half:]
+    data = varint(4 << 1 | 1) + packed[:half] + run + varint(4 << 1 | 1) + packed[half:]
     wanted = values[:32] + [repeated] * 5 + values[32:]
     for n in (len(wanted), len(wanted) - 3, 36, 31, 0):
         got = _chunk.hybrid(np.frombuffer(data, np.uint8), width, n)
@@ -316,3 +316,9 @@ def test_hybrid_numbers_of_every_width(width: int) -> None:
     assert _chunk.hybrid(np.frombuffer(groups, np.uint8), width, 61).tolist() == values[:61]
     with pytest.raises((_chunk.Damaged, _chunk.Unusual)):
         _chunk.hybrid(np.frombuffer(data, np.uint8), width, len(wanted) + 1)
+
+
+@pytest.mark.parametrize("run", [b"\x00", b"\x01"])
+def test_runs_of_nothing_are_refused(run: bytes) -> None:
+    with pytest.raises(_chunk.Unusual):
+        _chunk.hybrid(np.frombuffer(run * 10_000_000, np.uint8), 1, 8)

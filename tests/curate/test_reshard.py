@@ -1,15 +1,8 @@
-"""Reshard: counts that close, bytes that depend on nothing but contents, and runs that were killed."""
+"""Reshard: counts that close, and bytes that depend on nothing but contents."""
 
 from __future__ import annotations
 
-import io
-import json
-import os
-import signal
-import subprocess
-import sys
 import tarfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,71 +13,15 @@ from curate import _tarwrite
 from curate._wanted import open_wanted, save_wanted
 from curate.reshard import process_map, reshard
 from curate.shards import (
-    as_shard,
-    build_index,
-    find_in_index,
-    index_path,
     list_shards,
-    load_index,
-    number_in,
-    read_sample,
-    save_index,
 )
-from headwater.errors import HeadwaterError, IntegrityError, MissingInput, UsageError
-
-ROOT = Path(__file__).resolve().parents[2]
-Rows = list[tuple[str, bytes]]
-
-
-def text_of(number: int) -> bytes:
-    return json.dumps({"uid": f"{number:032x}", "caption": "x" * (number % 90)}).encode()
-
-
-def write_tar(path: Path, rows: Rows, *, form: int = tarfile.USTAR_FORMAT) -> None:
-    with tarfile.open(path, "w", format=form) as file:
-        for name, data in rows:
-            info = tarfile.TarInfo(name)
-            info.size, info.mtime = len(data), 12345
-            file.addfile(info, io.BytesIO(data))
-
-
-def samples(numbers: Iterable[int]) -> Rows:
-    rows: Rows = []
-    for n in numbers:
-        rows += [
-            (f"{n:09d}.jpg", bytes([n % 256]) * (137 * n % 2000)),
-            (f"{n:09d}.txt", b"t"),
-            (f"{n:09d}.json", text_of(n)),
-        ]
-    return rows
-
-
-def subset(numbers: Iterable[int]) -> Any:
-    pairs = sorted((n >> 64, n & (2**64 - 1)) for n in numbers)
-    return np.array(pairs, "u8,u8")
+from headwater.errors import IntegrityError, UsageError
+from tests.curate.shard_kit import content, make_pool, run, samples, subset, text_of, write_tar
 
 
 @pytest.fixture
 def pool(tmp_path: Path) -> Path:
-    """Four shards of 40 samples: uids 1…160."""
-    folder = tmp_path / "in"
-    folder.mkdir()
-    for shard in range(4):
-        write_tar(folder / f"{shard:08d}.tar", samples(range(1 + 40 * shard, 41 + 40 * shard)))
-        (folder / f"{shard:08d}_stats.json").write_text('{"successes": 40}')
-    return folder
-
-
-WANTED = subset([*range(1, 161, 3), 7, 7, 7, 50, 1000])
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
-def run(pool: Path, out: Path, wanted: Any = WANTED, **options: Any) -> Any:
-    out.mkdir(exist_ok=True)
-    return reshard(list_shards(pool)[0], wanted, out, **options)
+    return make_pool(tmp_path / "in")
 
 
 def test_counts_close_and_repeats_are_numbered(pool: Path, tmp_path: Path) -> None:
@@ -300,189 +237,6 @@ def test_our_headers_equal_the_standard_librarys() -> None:
         assert mine == theirs
 
 
-class Stop(Exception):
-    pass
-
-
-def test_stopped_at_every_rename_and_fsync_the_same_call_finishes(
-    pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run(pool, tmp_path / "whole", shard_size=20)
-    whole = content(tmp_path / "whole")
-    real = {name: getattr(os, name) for name in ("replace", "fsync")}
-    stopped = 0
-    for name in real:
-        for stop_at in range(1, 200):
-            left = [stop_at]
-
-            def counted(*args: Any, _real: Any = real[name], _left: list[int] = left) -> Any:
-                _left[0] -= 1
-                if _left[0] == 0:
-                    raise Stop
-                return _real(*args)
-
-            out = tmp_path / f"{name}{stop_at}"
-            monkeypatch.setattr(os, name, counted)
-            try:
-                run(pool, out, shard_size=20)
-                break
-            except Stop:
-                stopped += 1
-            finally:
-                monkeypatch.setattr(os, name, real[name])
-            run(pool, out, shard_size=20)
-            assert content(out) == whole
-    assert stopped > 20
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("after", range(1, 40, 4))
-def test_killed_and_run_again(pool: Path, tmp_path: Path, after: int) -> None:
-    run(pool, tmp_path / "whole", shard_size=20)
-    (tmp_path / "out").mkdir()
-    code = f"""
-import os, signal, sys
-from pathlib import Path
-import numpy as np
-from curate.reshard import reshard
-from curate.shards import list_shards
-left = [{after}]
-real = os.replace
-def replace(*a):
-    left[0] -= 1
-    if not left[0]: os.kill(os.getpid(), signal.SIGKILL)
-    return real(*a)
-os.replace = replace
-reshard(list_shards(Path({str(pool)!r}))[0], np.load({str(tmp_path / "s.npy")!r}), Path({str(tmp_path / "out")!r}), shard_size=20)
-"""
-    np.save(tmp_path / "s.npy", WANTED)
-    ended = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}
-    )
-    assert ended.returncode in (0, -signal.SIGKILL)
-    if ended.returncode:
-        run(pool, tmp_path / "out", shard_size=20)
-    assert content(tmp_path / "out") == content(tmp_path / "whole")
-
-
-def test_a_second_run_writes_only_what_is_missing(
-    pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    written: list[str] = []
-    real = _tarwrite._copy_segment
-    monkeypatch.setattr(_tarwrite, "_copy_segment", lambda s, fd: written.append(s.tar_name) or real(s, fd))
-    monkeypatch.setattr("curate.reshard._write_documents", lambda *a: (_ for _ in ()).throw(Stop))
-    with pytest.raises(Stop):
-        run(pool, tmp_path / "out", shard_size=20)
-    first = len(written)
-    (tmp_path / "out" / "00000001.tar").unlink()
-    with pytest.raises(Stop):
-        run(pool, tmp_path / "out", shard_size=20)
-    assert 0 < len(written) - first < first
-    before = len(written)
-    with pytest.raises(Stop):
-        run(pool, tmp_path / "out", shard_size=20, resume=False)
-    assert len(written) - before == first
-
-
-def test_a_finished_folder_is_written_again_only_for_its_own_subset(pool: Path, tmp_path: Path) -> None:
-    # what is left when a run is killed between its last clean-up and its return
-    run(pool, tmp_path / "out")
-    before = content(tmp_path / "out")
-    run(pool, tmp_path / "out")
-    assert content(tmp_path / "out") == before
-    with pytest.raises(UsageError, match="not empty"):
-        run(pool, tmp_path / "out", subset([3]))
-    assert content(tmp_path / "out") == before
-
-
-def test_other_arguments_leave_nothing_of_the_stopped_run(
-    pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr("curate.reshard._write_documents", lambda *a: (_ for _ in ()).throw(Stop))
-        with pytest.raises(Stop):
-            run(pool, tmp_path / "out", shard_size=5)
-    other = subset(range(2, 160, 5))
-    run(pool, tmp_path / "out", other)
-    run(pool, tmp_path / "fresh", other)
-    assert content(tmp_path / "out") == content(tmp_path / "fresh")
-
-
-def test_input_that_changes_between_the_phases_is_noticed(pool: Path, tmp_path: Path) -> None:
-    def meddling(fn: Any, items: Any) -> Any:
-        if fn is _tarwrite.write_shard:
-            write_tar(pool / "00000001.tar", samples(range(500, 540)))
-        return map(fn, items)
-
-    with pytest.raises(IntegrityError, match=r"00000001\.tar changed"):
-        run(pool, tmp_path / "out", map_shards=meddling)
-    assert not list((tmp_path / "out").glob(".*.tmp"))
-
-
-def test_disk_full_names_the_shard_and_leaves_no_half(
-    pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = os.write
-
-    def full(fd: int, data: Any) -> int:
-        if len(data) > 5000:
-            raise OSError(28, "No space left on device")
-        return real(fd, data)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "write", full)
-        with pytest.raises(HeadwaterError, match=r"00000000\.tar could not be written .*No space left"):
-            run(pool, tmp_path / "out")
-    assert not list((tmp_path / "out").glob("*.tar")) and not list((tmp_path / "out").glob(".*.tmp"))
-    run(pool, tmp_path / "out")
-
-
-def test_index_gives_the_same_output_and_is_dropped_when_stale(pool: Path, tmp_path: Path) -> None:
-    cache = tmp_path / "index"
-    run(pool, tmp_path / "plain", shard_size=20)
-    for name in ("first", "second"):
-        run(pool, tmp_path / name, shard_size=20, index_dir=cache)
-        assert content(tmp_path / name) == content(tmp_path / "plain")
-    shard = list_shards(pool)[0][0]
-    assert load_index(cache, shard) is not None
-    os.utime(shard.path, ns=(1, 1))
-    assert load_index(cache, as_shard(shard.path)) is None
-    index_path(cache, shard).write_bytes(b"PAR1 not really")
-    assert load_index(cache, shard) is None
-
-
-def test_one_sample_read_back_through_the_index(pool: Path, tmp_path: Path) -> None:
-    shard = list_shards(pool)[0][1]
-    save_index(tmp_path / "index", shard, build_index(shard, sha256="ab" * 32))
-    table = load_index(tmp_path / "index", shard)
-    given = dict(samples(range(1, 161)))
-    for number in (41, 60, 80):
-        [(offset, length)] = find_in_index(table, 0, number)
-        assert read_sample(shard.path, offset, length) == {
-            e: given[f"{number:09d}.{e}"] for e in ("jpg", "txt", "json")
-        }
-    assert find_in_index(table, 0, 1) == []
-    with pytest.raises(IntegrityError):
-        read_sample(shard.path, shard.size_bytes + 512, 4096)
-
-
-def test_listing(pool: Path, tmp_path: Path) -> None:
-    (pool / "00000001.tar").unlink()
-    (pool / "extra.tar").write_bytes(b"")
-    shards, notes = list_shards(pool)
-    assert [shard.name for shard in shards] == ["00000000.tar", "00000002.tar", "00000003.tar"]
-    assert len(notes) == 2 and "00000001.tar" in notes[0] and "extra.tar" in notes[1]
-    assert [shard.name for shard in list_shards(pool, first_shard=2, num_shards=1)[0]] == ["00000002.tar"]
-    with pytest.raises(MissingInput):
-        list_shards(pool, first_shard=9)
-    with pytest.raises(MissingInput):
-        list_shards(tmp_path / "nowhere")
-    assert number_in("00000012.tar", "{:08d}.tar") == 12 and number_in("12.tar", "{:08d}.tar") is None
-    with pytest.raises(UsageError):
-        number_in("x", "no number")
-
-
 @pytest.mark.parametrize(
     "options", [{"shard_size": 0}, {"shard_format": "x.tar"}, {"shard_format": "../{}.tar"}]
 )
@@ -493,34 +247,3 @@ def test_options_that_make_no_sense(pool: Path, tmp_path: Path, options: dict[st
 
 def test_the_pool_map_keeps_the_order() -> None:
     assert list(process_map(2)(abs, range(-5, 5))) == [abs(n) for n in range(-5, 5)]
-
-
-def test_a_read_error_names_the_shard_and_the_byte(
-    pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = os.preadv
-    for nth in (1, 2, 5, 9):
-        left = [nth]
-
-        def failing(fd: int, views: Any, offset: int, _left: list[int] = left) -> int:
-            _left[0] -= 1
-            if _left[0] == 0:
-                raise OSError(5, "Input/output error")
-            return real(fd, views, offset)
-
-        out = tmp_path / f"out{nth}"
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "preadv", failing)
-            with pytest.raises(
-                IntegrityError, match=r"0000000\d\.tar cannot be read at byte [\d,]+: Input/output error"
-            ):
-                run(pool, out)
-        run(pool, out)
-
-
-def test_short_reads_are_read_on(pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run(pool, tmp_path / "whole")
-    real = os.preadv
-    monkeypatch.setattr(os, "preadv", lambda fd, views, offset: real(fd, [views[0][:700]], offset))
-    run(pool, tmp_path / "short")
-    assert content(tmp_path / "short") == content(tmp_path / "whole")

@@ -1,0 +1,72 @@
+"""`headwater report`: parse, call, render."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from headwater.options import Settings, common
+
+ANY = click.Path(path_type=Path)
+FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+@click.command("report")
+@click.argument("path", type=ANY)
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The page to write (.html).")
+@click.option("--pool", type=FOLDER, help="The pool of the subset, if it has moved since.")
+@click.option("--shards", multiple=True, type=ANY, help="Folder of webdataset tars to take pictures from; repeatable.")
+@click.option("--cache", type=FOLDER, help="Where scores, index and digests are kept (default: POOL/.headwater).")
+@click.option("--title", help="Heading of the page.")
+@click.option(
+    "--thumbnails", type=int, default=24, show_default=True, help="Kept rows to show; a third as many for each reason; 0: none."
+)
+@common
+def report(
+    settings: Settings,
+    *,
+    path: Path,
+    output: Path,
+    pool: Path | None,
+    shards: tuple[Path, ...],
+    cache: Path | None,
+    title: str | None,
+    thumbnails: int,
+) -> dict[str, Any]:
+    """Write one HTML page about PATH: a subset, a folder of resharded shards, or a pool.
+
+    The page is one file without scripts: funnel, histograms with the cuts, rows that were kept and dropped, duplicates, energy,
+    digests, and the command that makes the output again. Which rows are shown depends on --seed.
+
+    \b
+    headwater report mine.npy -o mine.html
+    headwater report mine.npy -o mine.html --shards TARS --thumbnails 48
+    """
+    from curate.report import MARK, build_report, find_subject
+    from headwater.errors import UsageError
+    from headwater.files import named_io
+
+    if not output.parent.is_dir():
+        raise UsageError(f"{output.parent}: no such folder to write {output.name} into", hint=f"mkdir -p {output.parent}")
+    if output.exists() and not settings.force:
+        with named_io(output), open(output, "rb") as handle:
+            if handle.read(len(MARK)) != MARK:
+                raise UsageError(f"{output}: exists and is not a report of ours", hint="--force replaces it, or choose another -o")
+    if settings.dry_run:
+        subject = find_subject(path)
+        return {"kind": subject.kind, "output": str(output), "text": f"{output}: would be made, about the {subject.kind} {path}"}
+    facts = build_report(
+        path,
+        output,
+        pool=pool,
+        shards=list(shards),
+        cache=cache,
+        executor=settings.executor(),
+        title=title,
+        thumbnails=thumbnails,
+        seed=settings.seed or 0,
+    )
+    lines = [f"{output}: {facts['size_bytes'] / 1e3:,.0f} kB, {facts['pictures']} pictures, {facts['rows_looked_at']:,} rows looked at"]
+    return {**facts, "text": "\n".join([*lines, *(f"  {note}" for note in facts["notes"])])}
