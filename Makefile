@@ -39,8 +39,8 @@ endef
 $(VENV)/stamp: requirements.lock pyproject.toml
 	$(fresh)
 	@echo "setup: installing the locked packages into $(VENV)"
+	@[ "$$(cat $@ 2>/dev/null)" = '$(CURDIR)' ] || $(PYTHON) -m venv --clear $(VENV)
 	@rm -f $@
-	@$(PYTHON) -m venv --clear $(VENV)
 	@$(PY) -m pip install -qq --require-hashes -r requirements.lock
 	@$(PY) -m pip install -qq --no-deps --no-build-isolation -e .
 	@$(PY) -m compileall -q $(OURS)

@@ -91,7 +91,7 @@ class Import:
     def _read(self, job: Work) -> list[Part]:
         root, files, layout = self.source.root, self.source.files, self.source.layout
         light = self.source.size_bytes < SMALL_BYTES
-        if layout == "webdataset":
+        if layout == "tars":
             tars = [TarUnit(root / name, name, job.parts, at, self.policy) for at, name in enumerate(files)]
             return self._map(import_tar, tars, "tars", light)
         if layout == "images":
@@ -193,20 +193,24 @@ class Import:
         number = in_shard = 0
         seen: set[tuple[int, int]] = set()
         writer = PoolWriter(job.stage / f"{number:08d}.parquet", schema)
-        with track("write the pool", total=sum(part.kept for part in parts), unit="rows") as bar:
-            for table in _tables(files, repeated, seen):
-                rows = fit(table, schema)
-                while len(rows):
-                    if in_shard == self.rows_per_shard:
-                        writer.__exit__(None, None, None)
-                        number, in_shard = number + 1, 0
-                        writer = PoolWriter(job.stage / f"{number:08d}.parquet", schema)
-                    piece = rows.slice(0, self.rows_per_shard - in_shard)
-                    writer.write(piece)
-                    in_shard += len(piece)
-                    rows = rows.slice(len(piece))
-                bar.add(len(table))
-        writer.__exit__(None, None, None)
+        try:
+            with track("write the pool", total=sum(part.kept for part in parts), unit="rows") as bar:
+                for table in _tables(files, repeated, seen):
+                    rows = fit(table, schema)
+                    while len(rows):
+                        if in_shard == self.rows_per_shard:
+                            writer.close()
+                            number, in_shard = number + 1, 0
+                            writer = PoolWriter(job.stage / f"{number:08d}.parquet", schema)
+                        piece = rows.slice(0, self.rows_per_shard - in_shard)
+                        writer.write(piece)
+                        in_shard += len(piece)
+                        rows = rows.slice(len(piece))
+                    bar.add(len(table))
+            writer.close()
+        except BaseException:
+            writer.abandon()
+            raise
 
     def _keep_shards(
         self, parts: Sequence[Part], repeated: np.ndarray[Any, Any], job: Work, dropped: Mapping[str, int]
@@ -309,7 +313,7 @@ def _count_repeats(parts: Sequence[Part], repeated: np.ndarray[Any, Any], policy
                     ):
                         raise IntegrityError(
                             f"{where}: uid {table['uid'][row].as_py()} is also that of {first[key]}",
-                            hint="--on-bad drop keeps the first row of each uid; --uid compute gives every row a new one",
+                            hint="--on-bad drop keeps the first row of each uid; --uid make gives every row a new one",
                         )
                     part.bad("repeated_uid", where)
                     part.kept -= 1

@@ -7,6 +7,7 @@ Columns named `__headwater_…` exist only in unfinished parts.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -48,7 +49,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
 }
 PLAIN_COLUMNS = ("uid", "url", "text", "sha256")  # values do not repeat: a dictionary only costs
 COMPUTED, ROW = "__headwater_computed", "__headwater_row"
-UID_POLICIES = ("auto", "source", "compute")
+UID_POLICIES = ("auto", "source", "make")
 ON_BAD = ("refuse", "drop")
 
 _UID = re.compile(r"[0-9a-f]{32}")
@@ -116,7 +117,7 @@ def is_sha256(value: object) -> bool:
 
 def settle_uid(row: dict[str, Any], policy: Policy, part: Part, where: str) -> bool:
     """Give `row` its uid; False when the row is left out. Raises IntegrityError for a malformed one under `refuse`."""
-    given = row.get("uid") if policy.uid != "compute" else None
+    given = row.get("uid") if policy.uid != "make" else None
     row[COMPUTED] = given is None
     if given is None:
         if policy.uid == "source":
@@ -137,7 +138,7 @@ def settle_uid(row: dict[str, Any], policy: Policy, part: Part, where: str) -> b
 def _bad_uid(reason: str, message: str, policy: Policy, part: Part, where: str) -> bool:
     if policy.on_bad == "refuse":
         raise IntegrityError(
-            message, hint="--on-bad drop leaves such rows out; --uid compute gives every row a new one"
+            message, hint="--on-bad drop leaves such rows out; --uid make gives every row a new one"
         )
     part.bad(reason, where)
     return False
@@ -286,12 +287,23 @@ class PoolWriter:
             self._writer.write_table(pa.concat_tables(self._held), row_group_size=self._rows)
         self._held, self._rows, self._bytes = [], 0, 0
 
+    def close(self) -> None:
+        """Write what is held, and the footer."""
+        self._flush()
+        self._writer.close()
+
+    def abandon(self) -> None:
+        """Let go of a file that will not be used."""
+        with contextlib.suppress(OSError, pa.ArrowException):  # the first error is the one to tell
+            self._writer.close()
+
     def __enter__(self) -> PoolWriter:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None:
-            self._flush()
-        self._writer.close()
+        if kind is None:
+            self.close()
+        else:
+            self.abandon()

@@ -16,7 +16,7 @@ from headwater.executor import Executor
 from headwater.hashing import digest_file
 from headwater.manifest import InputRef
 
-LAYOUTS = ("webdataset", "images", "parquet")
+LAYOUTS = ("tars", "images", "parquet")
 SMALL_BYTES = 32 << 20  # less than this is not worth starting processes for
 
 
@@ -60,7 +60,7 @@ def find_source(
     if layout == "images":
         captions = captions or find_captions(source)
         return Source(source, layout, tuple(_image_files(source, captions)), captions, mapping)
-    suffix = ".tar" if layout == "webdataset" else ".parquet"
+    suffix = ".tar" if layout == "tars" else ".parquet"
     files = tuple(name for name in names if _matches(name, suffix))
     if not files:
         raise MissingInput(f"{source}: holds no {suffix} files")
@@ -84,7 +84,7 @@ def _guess_layout(source: Path, names: Sequence[str], captions: Path | None) -> 
     if captions is not None:
         return "images"
     if any(_matches(name, ".tar") for name in names):
-        return "webdataset"
+        return "tars"
     if any(is_picture(name.rpartition("/")[2]) for name in names):
         return "images"
     if any(_matches(name, ".parquet") for name in names):
@@ -105,7 +105,7 @@ def _image_files(source: Path, captions: Path | None) -> list[str]:
 def source_inputs(source: Source, executor: Executor) -> list[InputRef]:
     """The id of the source: SHA-256 over the sorted lines `sha256  path`, as sha256sum prints them."""
     names = list(source.files)
-    if source.layout == "webdataset":
+    if source.layout == "tars":
         names += [
             n
             for n in (str(Path(name).with_suffix(".parquet")) for name in names)

@@ -6,7 +6,6 @@ more rows than a shard may have and no features; then it becomes NAME-0000, NAME
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,8 @@ from curate._ingest_rows import (
 from curate._npz import npz_arrays
 from curate._pages import words_of
 from curate._text import invalid_utf8_rows
+from curate._validate_shard import implausible
+from curate.pool import _open_shard
 from headwater.errors import IntegrityError, UsageError
 
 BATCH_ROWS = 65_536
@@ -53,18 +54,11 @@ class TableUnit:
 
 def source_schema(path: Path) -> pa.Schema:
     """The plain schema of a file, dictionaries undone. Raises IntegrityError for what is not Parquet."""
-    try:
-        if os.path.getsize(path) == 0:
-            raise IntegrityError(
-                f"{path.name}: empty (0 bytes)", hint="fetch it again, or take it out of the source"
-            )
-        schema = pq.read_schema(path)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0][:200]
-        raise IntegrityError(f"{path.name}: not readable Parquet: {reason}", hint="fetch it again") from error
-    if len(set(schema.names)) != len(schema.names):
-        raise IntegrityError(f"{path.name}: two columns have one name")
-    return pa.schema([pa.field(f.name, _plain(f.type)) for f in schema])
+    shard = _open_shard(path.name, path)  # the same limits as for a pool
+    wrong = implausible(path)
+    if wrong is not None:
+        raise IntegrityError(f"{path.name}: {wrong}", hint="the file is damaged: fetch it again")
+    return pa.schema([pa.field(name, _plain(type_)) for name, type_ in shard.types.items()])
 
 
 def _plain(type_: pa.DataType) -> pa.DataType:
@@ -114,7 +108,7 @@ def _settled(name: str, type_: pa.DataType) -> pa.DataType:
 
 def computes(unit: TableUnit) -> bool:
     """True when the uids of the file are ours, so that equal ones mark copies."""
-    return unit.policy.uid == "compute" or "uid" not in unit.picked
+    return unit.policy.uid == "make" or "uid" not in unit.picked
 
 
 def import_table(unit: TableUnit) -> Part:
@@ -134,9 +128,7 @@ def import_table(unit: TableUnit) -> Part:
         file = pq.ParquetFile(unit.path)
         if unit.features is not None:
             _check_features(unit.features, file.metadata.num_rows)
-        for batch in file.iter_batches(
-            BATCH_ROWS, columns=sorted({s.split(".")[0] for s in unit.picked.values()})
-        ):
+        for batch in file.iter_batches(BATCH_ROWS, columns=sorted(set(unit.picked.values()))):
             table, made = _rows(batch, unit, part)
             computed += made
             while True:
@@ -150,13 +142,13 @@ def import_table(unit: TableUnit) -> Part:
                 table = table.slice(room)
                 if not len(table):
                     break
-                writer.__exit__(None, None, None)
+                writer.close()
                 writer, in_file = None, 0
         if writer is None:
             path = unit.parts / f"{unit.number:06d}-0000.parquet"
             part.files.append(str(path))
             writer = PoolWriter(path, schema)
-        writer.__exit__(None, None, None)
+        writer.close()
         writer = None
     except (pa.ArrowException, OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno is not None:
@@ -167,7 +159,7 @@ def import_table(unit: TableUnit) -> Part:
         ) from error
     finally:
         if writer is not None:
-            writer.__exit__(IntegrityError, None, None)
+            writer.abandon()
     part.final = not computes(unit)
     part.facts["computed_uids"] = computed
     part.save(record)
@@ -230,7 +222,7 @@ def _uids(columns: dict[str, Any], unit: TableUnit, part: Part, keep: Any, first
     n = len(keep)
     computed = np.zeros(n, bool)
     uid = columns["uid"]
-    if unit.policy.uid == "compute":
+    if unit.policy.uid == "make":
         todo = np.arange(n)
         uid = pa.nulls(n, pa.string())
     else:

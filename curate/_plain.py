@@ -36,7 +36,11 @@ def column_view(
     rows = facts.num_values
     width = _TYPES.get(schema.physical_type)
     start = facts.data_page_offset
-    usual = schema.max_definition_level == 0 and facts.compression == "UNCOMPRESSED" and not facts.has_dictionary_page
+    usual = (
+        schema.max_definition_level == 0
+        and facts.compression == "UNCOMPRESSED"
+        and not facts.has_dictionary_page
+    )
     if not usual or width is None or start < 4 or start + HEADER_BYTES > len(data):
         return None
     try:
@@ -45,9 +49,17 @@ def column_view(
     except (Malformed, IndexError, KeyError, TypeError):
         return None
     first = start + length
-    if header.get(1) != 0 or values != rows or encoding != 0 or header.get(2) != rows * width or first + rows * width > len(data):
+    if (
+        header.get(1) != 0
+        or values != rows
+        or encoding != 0
+        or header.get(2) != rows * width
+        or first + rows * width > len(data)
+    ):
         return None
-    stored = np.frombuffer(data, np.dtype(f"<{'f' if schema.physical_type in ('FLOAT', 'DOUBLE') else 'i'}{width}"), rows, first)
+    stored = np.frombuffer(
+        data, np.dtype(f"<{'f' if schema.physical_type in ('FLOAT', 'DOUBLE') else 'i'}{width}"), rows, first
+    )
     if stored.dtype == dtype:
         return stored
     if stored.dtype.kind == "i" and dtype.kind in "iu":

@@ -1,14 +1,13 @@
 """What a report tells of a pool, gathered in one pass over its shards with bounded memory.
 
 Per shard: histograms of every measure for all rows and for kept rows, values of categories, a few rows per reason chosen by a hash of
-uid and seed, and 64-bit hashes of captions and image digests in a file each (8 bytes a row). Groups of equal captions and of equal
-pictures are found in those files, a slice of the hashes at a time; two different texts with one hash (63 bits) would be one group.
+uid and seed, and 64-bit hashes of captions and image digests in a file each (8 bytes a row), for `_report_groups`.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,8 +29,7 @@ from headwater.executor import Executor
 TEXT, PICTURE = "text", "sha256"
 GROUP_COLUMNS = (TEXT, PICTURE)
 MOST_VALUES = 10_000  # distinct values of a category followed per shard
-LOOKS = 8  # row groups read to choose the axes
-SLICE_ROWS = 1 << 23  # hashes sorted at a time
+LOOKS, LOOK_ROWS = 8, 20_000  # row groups looked at to choose the axes, and rows of each
 LIGHT_ROWS = 300_000
 MOST_TEXT = 600  # characters of a caption kept
 KEPT = 0
@@ -70,7 +68,12 @@ class Histogram:
 
     def add(self, other: Histogram) -> None:
         self.bins = self.bins + other.bins
-        for mine, theirs in ((self.below, other.below), (self.above, other.above), (self.without, other.without), (self.right, other.right)):
+        for mine, theirs in (
+            (self.below, other.below),
+            (self.above, other.above),
+            (self.without, other.without),
+            (self.right, other.right),
+        ):
             mine[:] = [a + b for a, b in zip(mine, theirs, strict=True)]
         self.readable &= other.readable
 
@@ -90,26 +93,6 @@ class Pick:
     caption: str | None
     caption_chars: int
     values: tuple[tuple[str, str], ...]
-    url: str | None = None
-
-
-@dataclass(frozen=True)
-class Group:
-    """Rows with the same caption or the same picture."""
-
-    rows: int
-    kept: int
-    members: tuple[Pick, ...]
-
-
-@dataclass(frozen=True)
-class Groups:
-    """All groups of two and more rows of one column."""
-
-    groups: int
-    rows: int
-    distinct: int
-    top: tuple[Group, ...]
 
 
 @dataclass
@@ -122,7 +105,6 @@ class Facts:
     categories: dict[str, dict[str | None, list[int]]] = field(default_factory=dict)
     crowded: set[str] = field(default_factory=set)  # categories with more values than are followed
     picks: dict[int, list[Pick]] = field(default_factory=dict)
-    groups: dict[str, Groups] = field(default_factory=dict)
 
 
 class Columns:
@@ -147,7 +129,9 @@ class Columns:
 
     def _score(self, block: RawBlock, ref: ScorerRef) -> dict[str, Column]:
         if not ref.costly:
-            made = ref.scorer.score(pa.RecordBatch.from_pydict({c: _arrow(block.column(c)) for c in ref.reads}))
+            made = ref.scorer.score(
+                pa.RecordBatch.from_pydict({c: _arrow(block.column(c)) for c in ref.reads})
+            )
             return {name: made.column(name) for name in ref.outputs}
         if ref.name not in self._stored:
             self._stored[ref.name] = read_sidecar(self._cache, ref, self._shard.name, self._sha256)
@@ -163,11 +147,18 @@ def _arrow(column: Column) -> pa.Array:
 
 
 def _one(column: pa.ChunkedArray) -> pa.Array:
-    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks or [pa.nulls(0, column.type)])
+    return (
+        column.chunk(0)
+        if column.num_chunks == 1
+        else pa.concat_arrays(column.chunks or [pa.nulls(0, column.type)])
+    )
 
 
 def choose_axes(
-    pool: Pool, measures: Sequence[Measure], types: Mapping[str, pa.DataType], scorers: Mapping[str, ScorerRef]
+    pool: Pool,
+    measures: Sequence[Measure],
+    types: Mapping[str, pa.DataType],
+    scorers: Mapping[str, ScorerRef],
 ) -> tuple[Axis | None, ...]:
     """An axis per measure, from a few row groups spread evenly over the pool. Only the drawing depends on this look."""
     groups = [(shard, g) for shard in pool.shards for g, rows in enumerate(shard.row_group_rows) if rows]
@@ -182,26 +173,23 @@ def choose_axes(
             if block.group in wanted:
                 for measure, sample in zip(measures, samples, strict=True):
                     try:
-                        sample.append(evaluate(measure.node, lambda name, b=block, c=columns: c.get(b, name)))  # type: ignore[misc]
+                        values = evaluate(measure.node, lambda name, b=block, c=columns: c.get(b, name))  # type: ignore[misc]
                     except KeyError:
                         continue
+                    sample.append(values[:: max(1, len(values) // LOOK_ROWS)])
     return tuple(
         axis_for(np.concatenate(sample), [cut.value for cut in measure.cuts]) if sample else None
         for measure, sample in zip(measures, samples, strict=True)
     )
 
 
-def gather(pool: Pool, tasks: list[ScanTask], executor: Executor, *, top: int) -> Facts:
+def gather(pool: Pool, tasks: list[ScanTask], executor: Executor) -> Facts:
     """Run the scan over all shards and put the results together in their order."""
     whole = Facts()
     with track("look at rows for the report", total=pool.rows, unit="rows") as bar:
         for part in executor.map_shards(scan, tasks, light=pool.rows < LIGHT_ROWS):
             _merge(whole, part, tasks[0].picks)
             bar.add(part.rows)
-    for name in GROUP_COLUMNS:
-        files = [hash_file(task.folder, task.number, name) for task in tasks]
-        if files and all(file.is_file() for file in files):
-            whole.groups[name] = _groups(pool, files, top, tasks)
     return whole
 
 
@@ -231,7 +219,11 @@ def scan(task: ScanTask) -> Facts:
     """Look through one shard."""
     facts = Facts(rows=task.shard.rows)
     facts.histograms = [
-        Histogram(np.zeros((2, axis.bins if axis else 0), np.int64), right=[0] * len(measure.cuts), readable=axis is not None)
+        Histogram(
+            np.zeros((2, axis.bins if axis else 0), np.int64),
+            right=[0] * len(measure.cuts),
+            readable=axis is not None,
+        )
         for measure, axis in zip(task.measures, task.axes, strict=True)
     ]
     codes = None if task.codes is None else np.load(task.codes, mmap_mode="r", allow_pickle=False)
@@ -251,11 +243,17 @@ def scan(task: ScanTask) -> Facts:
         _choose(task, facts, block, columns, mine)
     connection.close()
     for name, found in hashes.items():
-        np.save(hash_file(task.folder, task.number, name), np.concatenate([np.zeros(0, np.uint64), *found]), allow_pickle=False)
+        np.save(
+            hash_file(task.folder, task.number, name),
+            np.concatenate([np.zeros(0, np.uint64), *found]),
+            allow_pickle=False,
+        )
     return facts
 
 
-def _histogram(task: ScanTask, measure: Measure, axis: Axis | None, into: Histogram, kept: Any, column: Any) -> None:
+def _histogram(
+    task: ScanTask, measure: Measure, axis: Axis | None, into: Histogram, kept: Any, column: Any
+) -> None:
     if axis is None:
         return
     try:
@@ -267,7 +265,9 @@ def _histogram(task: ScanTask, measure: Measure, axis: Axis | None, into: Histog
     for number, wanted in enumerate((there, there & kept)):
         some = values[wanted]
         into.without[number] += int(np.count_nonzero(kept) if number else len(values)) - len(some)
-        at = np.floor((np.clip(some, axis.low - axis.step, axis.high + axis.step) - axis.low) / axis.step + 1e-9).astype(np.int64)
+        at = np.floor(
+            (np.clip(some, axis.low - axis.step, axis.high + axis.step) - axis.low) / axis.step + 1e-9
+        ).astype(np.int64)
         into.below[number] += int(np.count_nonzero(at < 0))
         into.above[number] += int(np.count_nonzero(at >= axis.bins))
         into.bins[number] += np.bincount(at[(at >= 0) & (at < axis.bins)], minlength=axis.bins)
@@ -305,7 +305,9 @@ def _hashes(connection: Any, array: pa.Array, kept: npt.NDArray[np.bool_]) -> np
     return hashes
 
 
-def _choose(task: ScanTask, facts: Facts, block: RawBlock, columns: Columns, codes: npt.NDArray[np.uint8]) -> None:
+def _choose(
+    task: ScanTask, facts: Facts, block: RawBlock, columns: Columns, codes: npt.NDArray[np.uint8]
+) -> None:
     """Keep, per reason, the rows whose hash of uid and seed is lowest: the same rows whatever the number of workers."""
     if not block.rows or not task.picks:
         return
@@ -322,7 +324,9 @@ def _choose(task: ScanTask, facts: Facts, block: RawBlock, columns: Columns, cod
         facts.picks[code] = heapq.nsmallest(task.picks, [*have, *fresh])
 
 
-def describe(block: RawBlock, columns: Columns, shown: Sequence[str], words: Any, row: int, rank: int = 0) -> Pick:
+def describe(
+    block: RawBlock, columns: Columns, shown: Sequence[str], words: Any, row: int, rank: int = 0
+) -> Pick:
     """One row with its caption and the values that the rule looked at."""
 
     def value(name: str) -> Any:
@@ -333,10 +337,16 @@ def describe(block: RawBlock, columns: Columns, shown: Sequence[str], words: Any
             return None
 
     caption = value(TEXT) if TEXT in block.shard.types else None
-    width, height = (value(n) if n in block.shard.types else None for n in ("original_width", "original_height"))
-    values = [("size", f"{width:,} × {height:,}")] if isinstance(width, int) and isinstance(height, int) else []
-    values += [(name, _short(value(name))) for name in shown if name not in (TEXT, PICTURE, "original_width", "original_height")]
-    url = value("url") if "url" in block.shard.types else None
+    width, height = (
+        value(n) if n in block.shard.types else None for n in ("original_width", "original_height")
+    )
+    values = [("", f"{width:,} × {height:,}")] if isinstance(width, int) and isinstance(height, int) else []
+    others = [
+        (name, value(name))
+        for name in shown
+        if name not in (TEXT, PICTURE, "original_width", "original_height")
+    ]
+    values += [(name, _short(found)) for name, found in others if found is not None]
     return Pick(
         rank=rank,
         shard=block.shard.name,
@@ -345,87 +355,11 @@ def describe(block: RawBlock, columns: Columns, shown: Sequence[str], words: Any
         caption=caption[:MOST_TEXT] if isinstance(caption, str) else None,
         caption_chars=len(caption) if isinstance(caption, str) else 0,
         values=tuple(values),
-        url=url[:MOST_TEXT] if isinstance(url, str) else None,
     )
 
 
 def _short(value: Any) -> str:
-    if value is None:
-        return "null"
     if isinstance(value, float):
         return f"{value:.4g}"
     text = str(value)
     return text if len(text) <= 80 else text[:79] + "…"
-
-
-def _groups(pool: Pool, files: Sequence[Path], top: int, tasks: Sequence[ScanTask]) -> Groups:
-    parts = [np.load(file, mmap_mode="r", allow_pickle=False) for file in files]
-    starts = np.cumsum([0, *map(len, parts)])
-    slices = max(1, -(-int(starts[-1]) // SLICE_ROWS))
-    groups = rows = distinct = 0
-    best: list[tuple[int, int, int, int]] = []  # (-rows, first place, kept, hash)
-    for number in range(slices):
-        low, high = number * 2**63 // slices * 2, (number + 1) * 2**63 // slices * 2 - 1
-        hashes, places = _slice(parts, starts, low, high)
-        keys = hashes >> np.uint64(1)
-        ordered = np.sort(keys)
-        same = ordered[1:] == ordered[:-1]
-        distinct += len(ordered) - int(np.count_nonzero(same))
-        again = np.unique(ordered[1:][same])
-        if not len(again):
-            continue
-        at = np.minimum(np.searchsorted(again, keys), len(again) - 1)
-        mine = again[at] == keys
-        at = at[mine]
-        counts = np.bincount(at, minlength=len(again))
-        kept = np.bincount(at, weights=(hashes[mine] & np.uint64(1)).astype(np.float64), minlength=len(again)).astype(np.int64)
-        first = np.full(len(again), np.iinfo(np.int64).max)
-        np.minimum.at(first, at, places[mine])
-        groups, rows = groups + len(again), rows + int(counts.sum())
-        order = np.lexsort((first, -counts))[:top]
-        best += [(-int(counts[i]), int(first[i]), int(kept[i]), int(again[i])) for i in order]
-    best = sorted(best)[:top]
-    members = _members(pool, parts, [entry[3] for entry in best], tasks)
-    return Groups(groups, rows, distinct, tuple(Group(-n, kept, members.get(key, ())) for n, _, kept, key in best))
-
-
-def _slice(parts: Sequence[Any], starts: Any, low: int, high: int) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
-    hashes, places = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
-    for part, start in zip(parts, starts, strict=False):
-        wanted = np.flatnonzero((part >= np.uint64(low)) & (part <= np.uint64(high)) & (part > 1))
-        hashes.append(np.asarray(part[wanted]))
-        places.append(wanted + start)
-    return np.concatenate(hashes), np.concatenate(places)
-
-
-def _members(pool: Pool, parts: Sequence[Any], keys: Sequence[int], tasks: Sequence[ScanTask]) -> dict[int, tuple[Pick, ...]]:
-    """The first three rows of each group, in the order of the pool."""
-    wanted = np.array(sorted(keys), np.uint64)
-    found: dict[int, list[tuple[int, int]]] = {key: [] for key in keys}
-    for number, part in enumerate(parts):
-        short = [key for key in keys if len(found[key]) < 3]
-        if not short:
-            break
-        rows = np.flatnonzero(np.isin(np.asarray(part) >> np.uint64(1), wanted))
-        for row in rows.tolist():
-            places = found[int(part[row]) >> 1]
-            if len(places) < 3:
-                places.append((number, row))
-    picks = {place: pick for place, pick in _fetch(pool, sorted({p for places in found.values() for p in places}), tasks)}
-    return {key: tuple(picks[place] for place in places) for key, places in found.items()}
-
-
-def _fetch(pool: Pool, places: Sequence[tuple[int, int]], tasks: Sequence[ScanTask]) -> Iterator[tuple[tuple[int, int], Pick]]:
-    for number in sorted({n for n, _ in places}):
-        shard, task = pool.shards[number], tasks[number]
-        rows = [row for n, row in places if n == number]
-        columns = Columns(shard, task.sha256, task.cache, task.scorers)
-        for block in RawView(shard, task.types).blocks():
-            inside = [row - block.first_row for row in rows if block.first_row <= row < block.first_row + block.rows]
-            if inside:
-                words, _ = block.uids()
-                for row in inside:
-                    yield (number, block.first_row + row), describe(block, columns, (), words, row)
-
-
-__all__ = ["Facts", "Group", "Groups", "Histogram", "Pick", "ScanTask", "choose_axes", "gather", "scan"]

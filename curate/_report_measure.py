@@ -28,7 +28,7 @@ SHORT_SIDE = "least(original_width, original_height)"
 ASPECT = "greatest(original_width, original_height) / least(original_width, original_height)"
 TITLES = {
     SHORT_SIDE: "Shorter side, pixels",
-    ASPECT: "Aspect (longer side / shorter side)",
+    ASPECT: "Aspect, longer / shorter side",
     "n_words": "Words in the caption",
     "n_chars": "Characters in the caption",
     "original_width": "Width, pixels",
@@ -177,7 +177,10 @@ def as_text(node: Node) -> str:
     if node.op == "cast":
         return args[0]
     if node.op == "fn" and node.value in ("+", "-", "*", "/"):
-        sides = [f"({a})" if n.op == "fn" and n.value in ("+", "-", "*", "/") else a for n, a in zip(node.args, args, strict=True)]
+        sides = [
+            f"({a})" if n.op == "fn" and n.value in ("+", "-", "*", "/") else a
+            for n, a in zip(node.args, args, strict=True)
+        ]
         return f" {node.value} ".join(sides)
     if node.op == "fn":
         return f"{'-' if node.value == 'neg' else node.value}({', '.join(args)})"
@@ -239,12 +242,17 @@ def axis_for(sample: F64, cuts: Iterable[float]) -> Axis | None:
     if not len(sample):
         return None
     whole = bool((sample == np.floor(sample)).all())
-    low, high = (float(v) for v in np.quantile(sample, [0.002, 0.99]))
+    least, low, middle, high, most = (
+        float(v) for v in np.quantile(sample, [0.0005, 0.002, 0.5, 0.99, 0.9995])
+    )
+    # a short tail is drawn whole, a long one is cut and counted
+    low = least if middle - least <= 2.5 * (middle - low) else low
+    high = most if most - middle <= 2.5 * (high - middle) else high
     span = max(high - low, 1.0 if whole else abs(high) * 1e-3 or 1e-3)
     for cut in cuts:
         if low - 1.5 * span <= cut <= high + 1.5 * span:
             low, high = min(low, cut - 0.04 * span), max(high, cut + 0.04 * span)
-    if low > 0 and low < 0.35 * high:
+    if low > 0 and low < 0.25 * high:
         low = 0.0
     step = _nice((high - low) / MOST_BINS or span / MOST_BINS)
     if whole:

@@ -93,7 +93,11 @@ class Album:
         text = members.get("txt")
         if text is not None:
             self.captions[uid] = text[:4096].decode("utf-8", "replace")
-        pictures = [data for name, data in sorted(members.items()) if name not in ("json", "txt") and read_header(io.BytesIO(data))]
+        pictures = [
+            data
+            for name, data in sorted(members.items())
+            if name not in ("json", "txt") and read_header(io.BytesIO(data))
+        ]
         if not pictures:
             self.problems[uid] = "no picture in its sample"
             return
@@ -157,7 +161,9 @@ def _from_tar(tar: TarShard, missing: dict[str, str], album: Album, index_dirs: 
     summary = json.loads(table.schema.metadata[b"headwater"])["summary"]
     if summary.get("damage"):
         damage = summary["damage"]
-        album.notes.append(f"{tar.name} is damaged at byte {damage['offset']:,}: {damage['reason']}; samples behind it are not shown")
+        album.notes.append(
+            f"{tar.name} is damaged at byte {damage['offset']:,}: {damage['reason']}; samples behind it are not shown"
+        )
     uids = sorted(missing)
     words = from_hex(uids)
     here = set(np.asarray(table.column("uid_hi")).tolist())
@@ -186,13 +192,17 @@ def some_samples(tars: Sequence[TarShard], count: int, seed: int) -> tuple[list[
         except (HeadwaterError, OSError) as error:
             notes.append(f"{tar.name}: {error}")
             continue
-        words = np.stack([np.asarray(table.column(n)).astype(np.uint64) for n in ("uid_hi", "uid_lo")], axis=1)
+        words = np.stack(
+            [np.asarray(table.column(n)).astype(np.uint64) for n in ("uid_hi", "uid_lo")], axis=1
+        )
         words = np.unique(words, axis=0)
         ranks = mix(words[:, 0] ^ mix(words[:, 1] ^ mix(np.array([seed & (2**64 - 1)], np.uint64))))
         lowest = np.argsort(ranks, kind="stable")[:count]
-        ranked += [(int(ranks[i]), uid, tar.path.name.split(".tar")[0]) for i, uid in zip(lowest, to_hex(words[lowest]), strict=True)]
+        ranked += [
+            (int(ranks[i]), uid, tar.path.name.split(".tar")[0])
+            for i, uid in zip(lowest, to_hex(words[lowest]), strict=True)
+        ]
     chosen: dict[str, str] = {}
     for _, uid, name in sorted(ranked):
         chosen.setdefault(uid, name)
     return list(chosen.items())[:count], notes
-

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curate import shardpass
-from curate._report_data import TEXT, Facts, ScanTask, choose_axes, gather
+from curate._report_data import GROUP_COLUMNS, TEXT, Facts, ScanTask, choose_axes, gather
+from curate._report_groups import Groups, find_groups
 from curate._report_measure import Axis, Measure, collect
 from curate.filtering import Ready, prepare, run_passes
 from curate.pool import Pool, family
@@ -37,7 +38,10 @@ class Look:
     measures: Sequence[Measure] = ()
     axes: Sequence[Axis | None] = ()
     reasons: Mapping[int, tuple[str, str | None]] = field(default_factory=dict)
-    wanted: Mapping[str, Sequence[str]] = field(default_factory=dict)  # category -> values that the rule keeps
+    wanted: Mapping[str, Sequence[str]] = field(
+        default_factory=dict
+    )  # category -> values that the rule keeps
+    groups: dict[str, Groups] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -50,7 +54,9 @@ def open_pool(record: Step, named: Path | None, cache: Path | None, notes: list[
     try:
         pool = Pool.open(place, cache=cache)
         if pool.id not in {ref.id for ref in record.identity.inputs}:
-            raise IntegrityError(f"{place}: not the pool that this subset was made from", hint="name it with --pool")
+            raise IntegrityError(
+                f"{place}: not the pool that this subset was made from", hint="name it with --pool"
+            )
     except (MissingInput, IntegrityError) as error:
         if named is not None:
             raise
@@ -95,7 +101,14 @@ def look(
 
 
 def _scan(
-    pool: Pool, ready: Ready | None, cuts: Mapping[int, tuple[str, float]], executor: Executor, folder: Path, *, picks: int, seed: int
+    pool: Pool,
+    ready: Ready | None,
+    cuts: Mapping[int, tuple[str, float]],
+    executor: Executor,
+    folder: Path,
+    *,
+    picks: int,
+    seed: int,
 ) -> Look:
     types: dict[str, pa.DataType] = dict(ready.types) if ready else {}
     scorers: dict[str, ScorerRef] = dict(ready.scorers) if ready else {}
@@ -122,11 +135,19 @@ def _scan(
         if clause.in_ is not None and clause.in_.column is not None:
             wanted.setdefault(clause.in_.column, []).extend(str(v) for v in clause.in_.values or [])
     measures = collect(ready.compiled if ready else None, cuts, types, floats)
-    look = Look(pool, Facts(), measures=measures, reasons=meanings(ready) if ready else {0: ("kept", None)}, wanted=wanted)
+    look = Look(
+        pool,
+        Facts(),
+        measures=measures,
+        reasons=meanings(ready) if ready else {0: ("kept", None)},
+        wanted=wanted,
+    )
     if not pool.shards:
         return look
     _ = pool.id
     look.axes = choose_axes(pool, measures, types, scorers)
+    # fresh references: those used above hold loaded modules, which do not travel to other processes
+    fresh = {ref.name: ScorerRef(ref.name, ref.config) for ref in scorers.values()}
     tasks = [
         ScanTask(
             number=number,
@@ -135,7 +156,7 @@ def _scan(
             cache=pool.cache,
             codes=str(shardpass.reasons_file(folder, number)) if ready else None,
             types=types,
-            scorers=scorers,
+            scorers={name: fresh[ref.name] for name, ref in scorers.items()},
             measures=tuple(measures),
             axes=tuple(look.axes),
             categories=tuple(wanted),
@@ -146,7 +167,11 @@ def _scan(
         )
         for number, shard in enumerate(pool.shards)
     ]
-    look.facts = gather(pool, tasks, executor, top=TOP_GROUPS)
+    look.facts = gather(pool, tasks, executor)
+    for column in GROUP_COLUMNS:
+        groups = find_groups(pool, tasks, column, top=TOP_GROUPS)
+        if groups is not None:
+            look.groups[column] = groups
     return look
 
 
@@ -165,8 +190,14 @@ def _read_reasons(ready: Ready, file: Path, parts: Path, record: Step) -> bool:
             for batch in table.iter_batches(columns=["shard", "row", "verdict", "reason"]):
                 names = ("shard", "verdict", "reason")
                 shards, verdicts, reasons = (_plain(batch.column(name)) for name in names)
-                kinds = pa.table([shards, verdicts, reasons], names=list(names)).group_by(list(names)).aggregate([])
-                for shard, verdict, reason in (tuple(kind[name] for name in names) for kind in kinds.to_pylist()):
+                kinds = (
+                    pa.table([shards, verdicts, reasons], names=list(names))
+                    .group_by(list(names))
+                    .aggregate([])
+                )
+                for shard, verdict, reason in (
+                    tuple(kind[name] for name in names) for kind in kinds.to_pylist()
+                ):
                     mask = _equal(shards, shard) & _equal(verdicts, verdict) & _equal(reasons, reason)
                     if shard not in arrays:
                         at = numbers[shard]
@@ -178,8 +209,14 @@ def _read_reasons(ready: Ready, file: Path, parts: Path, record: Step) -> bool:
                     rows += len(places)
         for name, at in numbers.items():
             if name not in arrays:
-                np.save(shardpass.reasons_file(parts, at), np.zeros(ready.pool.shards[at].rows, np.uint8), allow_pickle=False)
-        if rows != ready.pool.rows or _dropped(ready, arrays) != {k: v for k, v in record.identity.counts.dropped.items() if v}:
+                np.save(
+                    shardpass.reasons_file(parts, at),
+                    np.zeros(ready.pool.shards[at].rows, np.uint8),
+                    allow_pickle=False,
+                )
+        if rows != ready.pool.rows or _dropped(ready, arrays) != {
+            k: v for k, v in record.identity.counts.dropped.items() if v
+        }:
             raise ValueError("its counts are not those of the record")
     except (pa.ArrowException, OSError, ValueError, KeyError, IndexError) as error:
         say("warning", f"{file}: not used for the report: {error}")
@@ -193,7 +230,11 @@ def _dropped(ready: Ready, arrays: Mapping[str, npt.NDArray[np.uint8]]) -> dict[
     total = np.zeros(256, np.int64)
     for array in arrays.values():
         total += np.bincount(array, minlength=256)
-    return {str(reason): int(total[code]) for code, (verdict, reason) in meanings(ready).items() if verdict == "dropped" and total[code]}
+    return {
+        str(reason): int(total[code])
+        for code, (verdict, reason) in meanings(ready).items()
+        if verdict == "dropped" and total[code]
+    }
 
 
 def _plain(column: pa.Array) -> pa.Array:

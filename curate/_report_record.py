@@ -20,6 +20,7 @@ MOST_NEIGHBOURS = 500
 MOST_RECORD_BYTES = 8 << 20
 MOST_LINKS = 12
 MOST_FILES = 40
+FEW_ROWS = 100_000  # below this, the fixed cost of a run hides the cost of a row
 
 METHODS = {
     "nvml_counter": "the GPU's own energy counter",
@@ -78,8 +79,18 @@ def energy_table(energy: Energy, rows: int, unit: str) -> dict[str, Any]:
         return joules(value / rows * 1000) if value is not None and rows else "not known"
 
     sums = []
-    for label, value in (("measured", energy.measured_joules), ("modelled or assumed", energy.modelled_joules)):
-        sums.append({"label": label, "joules": joules(value), "per_thousand": per_thousand(value), "known": value is not None})
+    for label, value in (
+        ("measured", energy.measured_joules),
+        ("modelled or assumed", energy.modelled_joules),
+    ):
+        sums.append(
+            {
+                "label": label,
+                "joules": joules(value),
+                "per_thousand": per_thousand(value),
+                "known": value is not None,
+            }
+        )
     return {
         "components": [
             {
@@ -97,7 +108,7 @@ def energy_table(energy: Energy, rows: int, unit: str) -> dict[str, Any]:
         "wall": seconds(energy.duration_seconds),
         "cpu": seconds(energy.cpu_seconds),
         "memory": size(energy.peak_rss_bytes),
-        "cpu_per_million": seconds(energy.cpu_seconds / rows * 1e6) if rows else None,
+        "cpu_per_million": seconds(energy.cpu_seconds / rows * 1e6) if rows >= FEW_ROWS else None,
         "carbon": None if energy.kg_co2e is None else f"{energy.kg_co2e:.4g} kg CO₂e",
         "provider": energy.provider,
         "started": energy.started_at,
@@ -109,8 +120,17 @@ def sum_line(step: Step) -> list[dict[str, Any]]:
     """Terms of `read = kept + dropped + invalid`, zero terms left out but for kept."""
     counts = step.identity.counts
     terms = [{"label": "kept", "rows": counts.kept, "class": "kept"}]
-    terms += [{"label": name, "rows": n, "class": "dropped"} for name, n in counts.dropped.items() if n]
-    terms += [{"label": name, "rows": n, "class": "invalid"} for name, n in counts.invalid.items() if n]
+    order = [clause["id"] for clause in step.details.get("funnel", [])]
+
+    def place(item: tuple[str, int]) -> tuple[int, str]:
+        name = item[0].rpartition(": ")[0] or item[0]
+        found = item[0] if item[0] in order else name
+        return (order.index(found) if found in order else len(order)), item[0]
+
+    for kind, reasons in (("dropped", counts.dropped), ("invalid", counts.invalid)):
+        terms += [
+            {"label": name, "rows": n, "class": kind} for name, n in sorted(reasons.items(), key=place) if n
+        ]
     return terms
 
 
@@ -154,7 +174,12 @@ def files_of(step: Step) -> dict[str, Any]:
         "inputs": [{"role": ref.role, "id": ref.id} for ref in step.identity.inputs[:MOST_FILES]],
         "more_inputs": max(len(step.identity.inputs) - MOST_FILES, 0),
         "outputs": [
-            {"path": entry.path, "size": size(entry.size_bytes), "sha256": entry.sha256, "blake3": entry.blake3}
+            {
+                "path": entry.path,
+                "size": size(entry.size_bytes),
+                "sha256": entry.sha256,
+                "blake3": entry.blake3,
+            }
             for entry in outputs[:MOST_FILES]
         ],
         "more_outputs": max(len(outputs) - MOST_FILES, 0),
@@ -168,15 +193,27 @@ def neighbours(places: Iterable[Path]) -> list[tuple[Path, Step]]:
     for folder in places:
         if not folder.is_dir():
             continue
-        for file in sorted([*folder.glob(f"*.{RECORD_NAME}"), *folder.glob(f"*/{RECORD_NAME}"), folder / RECORD_NAME]):
-            output = file.parent if file.name == RECORD_NAME else file.with_name(file.name.removesuffix(f".{RECORD_NAME}"))
+        for file in sorted(
+            [*folder.glob(f"*.{RECORD_NAME}"), *folder.glob(f"*/{RECORD_NAME}"), folder / RECORD_NAME]
+        ):
+            output = (
+                file.parent
+                if file.name == RECORD_NAME
+                else file.with_name(file.name.removesuffix(f".{RECORD_NAME}"))
+            )
             if not file.name.startswith(".") and not file.parent.name.startswith("."):
                 files.setdefault(output.absolute(), output)
     found = []
     for output in list(files.values())[:MOST_NEIGHBOURS]:
         try:
-            record = output / RECORD_NAME if output.is_dir() else output.with_name(f"{output.name}.{RECORD_NAME}")
-            step = read_record(output) if record.is_file() and record.stat().st_size <= MOST_RECORD_BYTES else None
+            record = (
+                output / RECORD_NAME if output.is_dir() else output.with_name(f"{output.name}.{RECORD_NAME}")
+            )
+            step = (
+                read_record(output)
+                if record.is_file() and record.stat().st_size <= MOST_RECORD_BYTES
+                else None
+            )
         except (HeadwaterError, OSError):
             continue  # a neighbour's broken record is not this page's business
         if step is not None:
@@ -189,31 +226,38 @@ def ids_of(step: Step) -> set[str]:
     return {step.id, step.key} | {entry.sha256 for entry in step.identity.outputs}
 
 
-def chain(path: Path, step: Step, others: list[tuple[Path, Step]], *, pool_id: str | None = None, pool: Path | None = None) -> list[Link]:
-    """The steps this one came from and those that used it, oldest first."""
-
-    def link(output: Path, record: Step, *, here: bool = False) -> Link:
-        counts = record.identity.counts
-        return Link(record.identity.step, output.name, record.id, f"{counts.kept:,} of {counts.read:,} {counts.unit}", here)
-
+def chain(path: Path, step: Step, others: list[tuple[Path, Step]], *, pool: Path | None = None) -> list[Link]:
+    """The steps this one came from and those that used it, oldest first. `pool` is where the pool lies now, if it is known."""
     before: list[Link] = []
     at, seen = step, {step.id}
     while len(before) < MOST_LINKS:
         inputs = {ref.id for ref in at.identity.inputs}
         parent = next(((o, s) for o, s in others if s.id not in seen and ids_of(s) & inputs), None)
-        if parent is None and pool is not None and pool_id in inputs:
-            parent = next(((o, s) for o, s in others if s.id not in seen and o.absolute() == pool.absolute()), None)
-            if parent is None:
-                before.insert(0, Link("pool", pool.name, pool_id or "", ""))
         if parent is None:
-            break
+            of_pool = next((ref.id for ref in at.identity.inputs if ref.role == "pool"), None)
+            place = pool or Path(str(at.observation.get("pool") or "pool"))
+            if of_pool is None:
+                break
+            # a pool's id is not among the digests of the step that made it: its place tells
+            parent = next(
+                ((o, s) for o, s in others if s.id not in seen and o.absolute() == place.absolute()), None
+            )
+            if parent is None:
+                before.insert(0, Link("pool", place.name, of_pool, ""))
+                break
         at = parent[1]
         seen.add(at.id)
-        before.insert(0, link(*parent))
+        before.insert(0, _link(*parent))
     after: list[Link] = []
     front = ids_of(step)
     for output, record in others:
-        if record.id not in seen and front & {ref.id for ref in record.identity.inputs} and len(after) < MOST_LINKS:
+        if record.id not in seen and front & {ref.id for ref in record.identity.inputs}:
             seen.add(record.id)
-            after.append(link(output, record))
-    return [*before, link(path, step, here=True), *after]
+            after.append(_link(output, record))
+    return [*before, _link(path, step, here=True), *after[:MOST_LINKS]]
+
+
+def _link(output: Path, record: Step, *, here: bool = False) -> Link:
+    counts = record.identity.counts
+    told = f"{counts.kept:,} of {counts.read:,} {counts.unit}"
+    return Link(record.identity.step, output.name, record.id, told, here)

@@ -14,7 +14,8 @@ from curate._report_data import Histogram
 from curate._report_measure import Axis, Measure
 
 WIDTH, HEIGHT = 360, 178
-LEFT, RIGHT, TOP, BOTTOM = 6, 6, 34, 24
+LEFT, RIGHT, TOP, BOTTOM = 6, 6, 10, 24
+LINE = 13  # height of a cut's label
 
 
 def _f(value: float) -> str:
@@ -32,7 +33,8 @@ def number(value: float) -> str:
 
 def histogram(measure: Measure, axis: Axis, counts: Histogram, *, kept: bool) -> Markup:
     """Bars of the pool with the kept rows in front, and the cuts as lines with the share of rows right of them."""
-    plot_width, plot_height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
+    top = TOP + LINE * min(len(measure.cuts), 3)
+    plot_width, plot_height = WIDTH - LEFT - RIGHT, HEIGHT - top - BOTTOM
     base = HEIGHT - BOTTOM
     most = max(int(counts.bins[0].max(initial=0)), 1)
     bar = plot_width / axis.bins
@@ -50,11 +52,18 @@ def histogram(measure: Measure, axis: Axis, counts: Histogram, *, kept: bool) ->
             front.append(f"M{_f(x)} {base}v{_f(-low)}h{_f(bar - gap)}v{_f(low)}z")
         tail = f", {of_kept:,} kept" if kept else ""
         hover.append(
-            f'<rect class="hover" x="{_f(LEFT + place * bar)}" y="{TOP}" width="{_f(bar)}" height="{plot_height}">'
+            f'<rect class="hover" x="{_f(LEFT + place * bar)}" y="{top}" width="{_f(bar)}" height="{plot_height}">'
             f"<title>{_interval(axis, place)}: {every:,} rows{tail}</title></rect>"
         )
-    parts = [f'<path class="pool" d="{"".join(pool)}"/>', f'<path class="kept" d="{"".join(front)}"/>' if front else ""]
-    parts += [f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{base}" y2="{base}"/>', *_ticks(axis, base, plot_width), *hover]
+    parts = [
+        f'<path class="pool" d="{"".join(pool)}"/>',
+        f'<path class="kept" d="{"".join(front)}"/>' if front else "",
+    ]
+    parts += [
+        f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{base}" y2="{base}"/>',
+        *_ticks(axis, base, plot_width),
+        *hover,
+    ]
     parts += _cuts(measure, axis, counts, plot_width, base)
     label = f"Histogram of {measure.title}: {counts.counted:,} rows"
     return Markup(  # noqa: S704 - put together from numbers and escaped text
@@ -98,7 +107,7 @@ def _cuts(measure: Measure, axis: Axis, counts: Histogram, plot_width: float, ba
         anchor = "start" if x < WIDTH * 0.5 else "end"
         shift = 4 if anchor == "start" else -4
         sign = "≥" if cut.at_least else ">"
-        y = TOP - 22 + 13 * (place % 2)
+        y = TOP + 1 + LINE * place
         out.append(f'<line class="cut" x1="{_f(x)}" x2="{_f(x)}" y1="{y - 8}" y2="{base}"/>')
         text = f"{sign} {number(cut.value)}: {share:.1%} of rows"
         out.append(
@@ -114,7 +123,9 @@ def bars(shares: Sequence[tuple[float, str]], label: str) -> Markup:
     for share, name in shares:
         width = max(min(share, 1 - x), 0.0) * 1000
         if width > 0:
-            parts.append(f'<rect class="{escape(name)}" x="{_f(x * 1000)}" y="0" width="{_f(width)}" height="10"/>')
+            parts.append(
+                f'<rect class="{escape(name)}" x="{_f(x * 1000)}" y="0" width="{_f(width)}" height="10"/>'
+            )
         x += share
     return Markup(  # noqa: S704 - as above
         f'<svg class="bar" viewBox="0 0 1000 10" preserveAspectRatio="none" role="img" aria-label="{escape(label)}">'

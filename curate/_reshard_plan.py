@@ -1,6 +1,6 @@
 """Plans a reshard: what each input tar contributes, what the whole comes to, and where the output is cut.
 
-`walk_shard` runs in workers and leaves a part file (`_tarwrite.Part`); `Tally` and `Cutter` read the parts in tar order.
+`walk_shard` runs in workers and leaves a part file (`_selection.Part`); `Tally` and `Cutter` read the parts in tar order.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from curate._jsonuid import I64, OK, U8
-from curate._tarwrite import OutputShard, Part, Segment, ShardTask, read_part, write_part
+from curate._selection import Part, read_part, write_part
+from curate._tarwrite import OutputShard, Segment, ShardTask
 from curate._wanted import Wanted, open_wanted
 from curate.shards import Scan, Summary, TarShard, expand, spelled_uid
 from headwater.errors import BadInputs, HeadwaterError

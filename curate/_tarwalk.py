@@ -1,6 +1,6 @@
 """Walks a webdataset tar at the speed of its headers: whole windows of headers are checked and parsed as arrays.
 
-A window (4 MiB, read into one reused buffer) is searched for blocks that could be headers. Each candidate's checksum, type,
+A window (8 MiB, read into one reused buffer) is searched for blocks that could be headers. Each candidate's checksum, type,
 size and name are parsed at once; then the true members are those on the chain "this header, plus its size, is the next
 header", which starts at the window's first byte. A look-alike inside a picture is not on the chain. Whatever is not plain
 (long names, pax records other than a time, base-256, links, damage, the end) goes to `curate.tar.next_member`, one header
@@ -22,7 +22,7 @@ from curate._jsonuid import BAD_NAME, I64, MAX_JSON_BYTES, NO_JSON, OK, TRUNCATE
 from curate._tarheads import BAD_CODE, JSON_CODE, MAX_EXTENSIONS, Bool, Heads
 from headwater.errors import IntegrityError
 
-WINDOW_BYTES = 4 << 20
+WINDOW_BYTES = 8 << 20
 MAX_MEMBERS_PER_SAMPLE = 4096
 
 

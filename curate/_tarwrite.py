@@ -1,11 +1,5 @@
 """Writes one output shard of a reshard from byte ranges of its input tars.
 
-Layout of a part file (the selected samples of one input tar, in tar order, extensions sorted), little-endian:
-    8 B length of the JSON that follows, the JSON padded with spaces to a multiple of 8, then int64 columns:
-    n × uid_hi | n × uid_lo (bits of uint64) | n × row in the table of wanted uids | n × copies | (n+1) × first member |
-    m × data offset | m × size | m × extension number.
-The JSON holds what the walk saw and a CRC-32 of the columns.
-
 Headers are ustar with mtime 0, uid and gid 0, mode 0644 and no owner names; a name above 100 bytes or a size from 8 GiB on
 gets a pax record before it. Padding is zero. So the bytes follow from the contents alone. Members whose headers sit between
 them as in the input are read in one piece, and the new headers are laid over the old ones.
@@ -15,14 +9,13 @@ from __future__ import annotations
 
 import json
 import os
-import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from curate._jsonuid import I64, U8, U64, pairs_to_hex
+from curate._jsonuid import I64, U8, pairs_to_hex
+from curate._selection import Part, read_part
 from curate._tarheads import byte_sums
 from curate.shards import expand
 from headwater.errors import HeadwaterError, IntegrityError
@@ -30,6 +23,7 @@ from headwater.errors import HeadwaterError, IntegrityError
 CHUNK_BYTES = 4 << 20
 PLAIN_SIZE_LIMIT = 8**11
 END_OF_ARCHIVE = bytes(1024)
+MAX_PIECES = 256  # of one read; the kernel takes 1,024 and each may come with a gap
 
 _TEMPLATE = np.zeros(512, np.uint8)
 _TEMPLATE[100:108] = np.frombuffer(b"0000644\0", np.uint8)
@@ -41,62 +35,7 @@ _TEMPLATE[257:265] = np.frombuffer(b"ustar\x0000", np.uint8)
 _SHIFTS = np.arange(30, -1, -3, dtype=np.int64)
 _SUM_SHIFTS = np.arange(15, -1, -3, dtype=np.int64)
 _COLUMN = np.arange(512)
-
-
-@dataclass
-class Part:
-    """The selected samples of one input tar."""
-
-    head: dict[str, Any]
-    hi: U64
-    lo: U64
-    row: I64
-    copies: I64
-    first: I64
-    data: I64
-    size: I64
-    code: I64
-
-    @property
-    def sample_bytes(self) -> I64:
-        """Bytes of member data of each sample."""
-        if not len(self.copies):
-            return np.empty(0, np.int64)
-        return np.add.reduceat(self.size, self.first[:-1])
-
-
-_PART_COLUMNS = ("hi", "lo", "row", "copies", "first", "data", "size", "code")
-
-
-def write_part(path: Path, part: Part) -> int:
-    """Write a part file through a temporary name; returns its CRC-32."""
-    columns = np.concatenate([getattr(part, name).view(np.int64) for name in _PART_COLUMNS]).astype("<i8")
-    crc = zlib.crc32(columns.data)
-    head = {**part.head, "samples": len(part.copies), "members": len(part.size), "crc32": crc}
-    text = json.dumps(head, sort_keys=True).encode()
-    text += b" " * (-len(text) % 8)
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        file.write(columns.data)
-    os.replace(temporary, path)
-    return crc
-
-
-def read_part(path: Path, *, check: bool = False) -> Part:
-    """Read a part file. Raises ValueError when it is not whole."""
-    raw = path.read_bytes()
-    length = int.from_bytes(raw[:8], "little")
-    if length > len(raw) - 8:
-        raise ValueError("part file is cut")
-    head = json.loads(raw[8 : 8 + length])
-    n, m = head["samples"], head["members"]
-    columns = np.frombuffer(raw, "<i8", offset=8 + length)
-    if len(columns) != 5 * n + 1 + 3 * m or (check and zlib.crc32(columns.data) != head["crc32"]):
-        raise ValueError("part file is not whole")
-    cuts = np.cumsum([n, n, n, n, n + 1, m, m])
-    hi, lo, row, copies, first, data, size, code = np.split(columns, cuts)
-    return Part(head, hi.view(np.uint64), lo.view(np.uint64), row, copies, first, data, size, code)
+_BIN = memoryview(bytearray(4096))
 
 
 @dataclass(frozen=True)
@@ -310,32 +249,54 @@ def _copy_members(copies: _Copies, source: int, out: int, segment: Segment) -> i
 
 
 def _fill(buffer: U8, data: I64, source_at: I64, size: I64, source: int, segment: Segment) -> None:
-    # neighbours as far apart in the input as in the output are one read, old headers and all
+    # neighbours as far apart in the input as in the output are one piece, old headers and all
     apart = np.flatnonzero(np.diff(source_at - data)) + 1
     begins = np.concatenate([[0], apart]).astype(np.int64)
     lasts = np.concatenate([apart, [len(data)]]).astype(np.int64) - 1
+    to, at = data[begins], source_at[begins]
+    length = data[lasts] + size[lasts] - to
+    # pieces close together in the input are one system call, what lies between goes to the bin
+    order = np.argsort(at, kind="stable")
+    to, at, length = to[order], at[order], length[order]
+    gap = np.empty(len(at), np.int64)
+    gap[0], gap[1:] = -1, at[1:] - at[:-1] - length[:-1]
+    gap[::MAX_PIECES] = -1
+    gap[gap > len(_BIN)] = -1
     view = memoryview(buffer)
-    lengths = data[lasts] + size[lasts] - data[begins]
-    for to, at, length in zip(
-        data[begins].tolist(), source_at[begins].tolist(), lengths.tolist(), strict=True
+    pieces: list[memoryview] = []
+    start = total = 0
+    for here, offset, count, between in zip(
+        to.tolist(), at.tolist(), length.tolist(), gap.tolist(), strict=True
     ):
-        _read_into(source, view[to : to + length], at, segment)
+        if between < 0:
+            _read_into(source, pieces, total, start, segment)
+            pieces, start, total = [], offset, 0
+        elif between:
+            pieces.append(_BIN[:between])
+            total += between
+        pieces.append(view[here : here + count])
+        total += count
+    _read_into(source, pieces, total, start, segment)
 
 
-def _read_into(source: int, view: memoryview, at: int, segment: Segment) -> None:
-    got = 0
-    while got < len(view):
+def _read_into(source: int, pieces: list[memoryview], total: int, at: int, segment: Segment) -> None:
+    """Fill `pieces`, `total` bytes in all, with what begins at `at`."""
+    while total:
         try:
-            more = os.preadv(source, [view[got:]], at + got)
+            got = os.preadv(source, pieces, at)
         except OSError as error:
             raise IntegrityError(
-                f"{segment.tar_name} cannot be read at byte {at + got:,}: {error.strerror}"
+                f"{segment.tar_name} cannot be read at byte {at:,}: {error.strerror}"
             ) from error
-        if not more:
-            raise IntegrityError(
-                f"{segment.tar_name} ended at byte {at + got:,} while it was being resharded"
-            )
-        got += more
+        if got == total:
+            return
+        if not got:
+            raise IntegrityError(f"{segment.tar_name} ended at byte {at:,} while it was being resharded")
+        at, total = at + got, total - got
+        while got >= len(pieces[0]):
+            got -= len(pieces[0])
+            pieces = pieces[1:]
+        pieces = [pieces[0][got:], *pieces[1:]]
 
 
 def _zero_padding(blocks: U8, data: I64, size: I64) -> None:
@@ -354,7 +315,7 @@ def _stream_one(copies: _Copies, row: int, source: int, out: int, segment: Segme
     buffer = memoryview(bytearray(CHUNK_BYTES))
     for done in range(0, size, CHUNK_BYTES):
         piece = buffer[: min(CHUNK_BYTES, size - done)]
-        _read_into(source, piece, at + done, segment)
+        _read_into(source, [piece], len(piece), at + done, segment)
         _write_all(out, piece)
     _write_all(out, memoryview(bytes(-size % 512)))
 

@@ -35,6 +35,7 @@ CODES: dict[str, tuple[str, str]] = {
     "broken_link": ("damage", "a link to nothing"),
     "shard_twice": ("damage", "two files with one shard name"),
     "no_uid_column": ("damage", "no uid column of text"),
+    "wrong_type": ("damage", "a column of DataComp that holds another kind of data"),
     "column_missing": ("damage", "a column that other shards have"),
     "type_differs": ("damage", "a column of another kind than in other shards"),
     "type_drift": ("note", "a column of another width, read without loss"),
@@ -126,16 +127,19 @@ def check_shard(check: ShardCheck) -> ShardReport:
         )
         return report
     report.shard = shard
-    if _plausible(shard, report):
+    wrong = implausible(check.path)
+    if wrong is None:
         _check_values(shard, report, deep=check.deep)
+    else:
+        report.add("bad_footer", wrong, shard=shard.name)
     _check_features(shard, report)
     return report
 
 
-def _plausible(shard: Shard, report: ShardReport) -> bool:
-    """Whether the footer's claims fit the file, checked before anything is decoded."""
-    size = shard.path.stat().st_size
-    metadata = pq.read_metadata(shard.path)
+def implausible(path: Path) -> str | None:
+    """What a footer claims that its file cannot hold, looked at before anything is decoded; None when all is well."""
+    size = path.stat().st_size
+    metadata = pq.read_metadata(path)
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
         stored = plain = 0
@@ -145,22 +149,20 @@ def _plausible(shard: Shard, report: ShardReport) -> bool:
             plain += column.total_uncompressed_size
             outside = not 4 <= column.data_page_offset <= size
             if column.total_compressed_size < 0 or (outside and column.num_values != 0):
-                report.add(
-                    "bad_footer",
-                    f"row group {number}: {column.path_in_schema} lies outside the file",
-                    shard=shard.name,
-                )
-                return False
+                return f"row group {number}: {column.path_in_schema} lies outside the file"
         if stored > size or (plain > PLAUSIBLE_BYTES and plain > MAX_RATIO * max(stored, 1)):
-            what = f"row group {number}: {stored:,} stored and {plain:,} plain bytes, in a file of {size:,}"
-            report.add("bad_footer", what, shard=shard.name)
-            return False
-    return True
+            return f"row group {number}: {stored:,} stored and {plain:,} plain bytes, in a file of {size:,}"
+    return None
 
 
 def _check_values(shard: Shard, report: ShardReport, *, deep: bool) -> None:
     if family(shard.types.get("uid", pa.null())) != "text":
         report.add("no_uid_column", "no uid column of text", shard=shard.name, column="uid")
+    kinds = {"text": "text", "sha256": "text", "original_width": "integer", "original_height": "integer"}
+    for name, kind in kinds.items():
+        type_ = shard.types.get(name, pa.null())
+        if not pa.types.is_null(type_) and family(type_) != kind:
+            report.add("wrong_type", f"{type_}, and {kind} is needed", shard=shard.name, column=name)
     scores = [n for n, t in shard.types.items() if pa.types.is_floating(t)]
     wanted = [
         n for n in ("uid", "text", "original_width", "original_height", "sha256") if n in shard.types
@@ -220,6 +222,9 @@ def _shown(values: pa.Array, row: int) -> str:
 
 def _check_column(column: _Column, report: ShardReport) -> None:
     name, values = column.name, column.values
+    if pa.types.is_null(values.type):
+        values = values.cast(pa.string() if name in ("uid", "text", "sha256") else pa.int64())
+        column = _Column(column.shard, name, values, column.first)
     if name == "uid" and family(values.type) == "text":
         _hex_column(column, report, "uid")
     elif name == "sha256" and family(values.type) == "text":

@@ -21,7 +21,9 @@ from headwater.steps import Outcome, Plan, RunOptions, Work, run_step
 VERSION = 1
 
 
-def subset_plan(what: str, output: Path, inputs: tuple[Path, ...], config: dict[str, Any], seed: int | None) -> Plan:
+def subset_plan(
+    what: str, output: Path, inputs: tuple[Path, ...], config: dict[str, Any], seed: int | None
+) -> Plan:
     """The Step `subset-WHAT` over subset files; the order of inputs counts only where it decides the result."""
     refs = []
     for number, path in enumerate(inputs):
@@ -29,7 +31,9 @@ def subset_plan(what: str, output: Path, inputs: tuple[Path, ...], config: dict[
             raise MissingInput(f"{path}: no such subset file")
         role = "subset" if what in ("union", "intersect") else f"subset:{number}"
         refs.append(InputRef(role=role, id=digest_file(path, ("sha256",)).sha256))
-    return Plan(f"subset-{what}", VERSION, {k: v for k, v in config.items() if v is not None}, refs, output, seed=seed)
+    return Plan(
+        f"subset-{what}", VERSION, {k: v for k, v in config.items() if v is not None}, refs, output, seed=seed
+    )
 
 
 def subset_step(plan: Plan, make: Callable[[], Words], options: RunOptions) -> Outcome | None:
@@ -66,5 +70,3 @@ def scores_of(pool: Pool, words: Words, column: str) -> npt.NDArray[np.float64]:
             hint="subtract them first, or name the pool the subset was made from",
         )
     return out
-
-

@@ -6,6 +6,7 @@ A clause that looks at the whole pool (top, exact_k, dedup) is answered from a s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,10 +112,19 @@ class CompiledRule:
         for expression in self._expressions.values():
             expression.check(types)
         for node, clause in self.nodes():
+            if clause.in_ is not None and clause.in_.column is not None:
+                try:
+                    listed(clause.in_.values or [], types[clause.in_.column])
+                except UsageError as error:
+                    raise UsageError(f"clause {clause.id or node}: {error.message}") from error
             ranked = clause.top or clause.exact_k
-            if ranked and not (pa.types.is_integer(types[ranked.column]) or pa.types.is_floating(types[ranked.column])):
+            if ranked and not (
+                pa.types.is_integer(types[ranked.column]) or pa.types.is_floating(types[ranked.column])
+            ):
                 name = clause.id or node
-                raise UsageError(f"clause {name}: column {ranked.column!r} is {types[ranked.column]}, which has no order by size")
+                raise UsageError(
+                    f"clause {name}: column {ranked.column!r} is {types[ranked.column]}, which has no order by size"
+                )
 
     def load(self) -> None:
         """Read the subset files that clauses name."""
@@ -133,7 +143,9 @@ class CompiledRule:
         """Clause number `position` over a block; only rows in `alive` need a right answer."""
         return self._node(str(position), self.rule.keep[position], scope, alive, states)
 
-    def _node(self, node: str, clause: Clause, scope: Scope, alive: Mask, states: Mapping[str, State]) -> Truth:
+    def _node(
+        self, node: str, clause: Clause, scope: Scope, alive: Mask, states: Mapping[str, State]
+    ) -> Truth:
         if clause.sql is not None:
             expression = self._expressions[node]
             columns = {name: scope.column(name, alive) for name in expression.columns}
@@ -160,7 +172,9 @@ class CompiledRule:
             assert isinstance(state, DedupState)
             true, unknown = _not_repeated(state, scope), _any_null(clause.dedup.by, scope, alive)
             return true if unknown is None else true & ~unknown, unknown
-        children = [self._node(f"{node}.{i}", child, scope, alive, states) for i, child in enumerate(clause.children)]
+        children = [
+            self._node(f"{node}.{i}", child, scope, alive, states) for i, child in enumerate(clause.children)
+        ]
         if clause.not_ is not None:
             true, unknown = children[0]
             return ~true if unknown is None else ~(true | unknown), unknown
@@ -185,10 +199,11 @@ def _combine(children: list[Truth], *, every: bool) -> Truth:
 def is_in(column: Column, values: list[Any]) -> Truth:
     """Membership in a list; null is unknown."""
     array = pa.array(column) if isinstance(column, np.ndarray) else column
-    try:
-        wanted = pa.array(values).cast(array.type.value_type if pa.types.is_dictionary(array.type) else array.type)
-    except (pa.ArrowException, TypeError) as error:
-        raise UsageError(f"values {values!r} do not fit a column of {array.type}") from error
+    wanted = listed(values, array.type)
+    if pa.types.is_floating(array.type):
+        found, missing = numbers(column)
+        true = np.isin(found, np.asarray(wanted).astype(found.dtype))
+        return true if missing is None else true & ~missing, missing
     unknown = np.asarray(array.is_null().to_numpy(zero_copy_only=False)) if array.null_count else None
     if pa.types.is_dictionary(array.type):
         table = np.asarray(pc.is_in(array.dictionary, value_set=wanted).to_numpy(zero_copy_only=False))
@@ -198,9 +213,22 @@ def is_in(column: Column, values: list[Any]) -> Truth:
             true = true & ~unknown
     else:
         true = np.array(pc.is_in(array, value_set=wanted).to_numpy(zero_copy_only=False))
-        if isinstance(column, np.ndarray) and column.dtype.kind == "f":
-            unknown = np.isnan(column)
     return true, unknown
+
+
+def listed(values: list[Any], type_: pa.DataType) -> pa.Array:
+    """`values` in the type of a column; integers beyond it are left out, since no row can hold them."""
+    type_ = type_.value_type if pa.types.is_dictionary(type_) else type_
+    try:
+        if not pa.types.is_integer(type_):
+            return pa.array(values).cast(type_) if values else pa.array([], type_)
+        bounds = np.iinfo(type_.to_pandas_dtype())
+        whole = pa.array(values, pa.float64()).to_pylist() if values else []  # refuses text
+        if not all(value.is_integer() for value in whole):
+            raise pa.ArrowInvalid("not whole numbers")
+        return pa.array([int(v) for v in values if bounds.min <= v <= bounds.max], type_)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        raise UsageError(f"values {values!r} do not fit a column of {type_}") from error
 
 
 def sample(words: npt.NDArray[np.uint64], fraction: float, seed: int) -> Mask:
@@ -222,8 +250,10 @@ def mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 def _at_least(values: npt.NDArray[Any], missing: Mask | None, value: float | int | None) -> Mask:
     if value is None:
         return np.ones(len(values), bool) if missing is None else ~missing
-    # the cut is compared in the column's own precision
-    true = values >= values.dtype.type(value) if values.dtype.kind == "f" else values >= value
+    if values.dtype.kind == "f":
+        true = values >= values.dtype.type(value)  # the cut is compared in the column's own precision
+    else:
+        true = values >= (math.ceil(value) if math.isfinite(value) else value)  # exact, never as doubles
     return true if missing is None else true & ~missing
 
 
@@ -262,8 +292,17 @@ def _not_repeated(state: DedupState, scope: Scope) -> Mask:
 def _any_null(names: list[str], scope: Scope, alive: Mask) -> Mask | None:
     unknown: Mask | None = None
     for name in names:
-        column = scope.column(name, alive)
-        if not isinstance(column, np.ndarray) and column.null_count:
-            null = np.asarray(column.is_null().to_numpy(zero_copy_only=False))
+        null = absent(scope.column(name, alive))
+        if null is not None:
             unknown = null if unknown is None else unknown | null
     return unknown
+
+
+def absent(column: Column) -> Mask | None:
+    """Rows where the column is null or NaN; None when there are none."""
+    type_ = pa.from_numpy_dtype(column.dtype) if isinstance(column, np.ndarray) else column.type
+    if pa.types.is_floating(type_):
+        return numbers(column)[1]
+    if isinstance(column, np.ndarray) or not column.null_count:
+        return None
+    return np.asarray(column.is_null().to_numpy(zero_copy_only=False))

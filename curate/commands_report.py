@@ -15,13 +15,27 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 
 @click.command("report")
 @click.argument("path", type=ANY)
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The page to write (.html).")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    required=True,
+    help="The page to write (.html).",
+)
 @click.option("--pool", type=FOLDER, help="The pool of the subset, if it has moved since.")
-@click.option("--shards", multiple=True, type=ANY, help="Folder of webdataset tars to take pictures from; repeatable.")
-@click.option("--cache", type=FOLDER, help="Where scores, index and digests are kept (default: POOL/.headwater).")
+@click.option(
+    "--shards", multiple=True, type=ANY, help="Folder of webdataset tars to take pictures from; repeatable."
+)
+@click.option(
+    "--cache", type=FOLDER, help="Where scores, index and digests are kept (default: POOL/.headwater)."
+)
 @click.option("--title", help="Heading of the page.")
 @click.option(
-    "--thumbnails", type=int, default=24, show_default=True, help="Kept rows to show; a third as many for each reason; 0: none."
+    "--thumbnails",
+    type=int,
+    default=24,
+    show_default=True,
+    help="Kept rows to show; a third as many for each reason; 0: none.",
 )
 @common
 def report(
@@ -49,14 +63,23 @@ def report(
     from headwater.files import named_io
 
     if not output.parent.is_dir():
-        raise UsageError(f"{output.parent}: no such folder to write {output.name} into", hint=f"mkdir -p {output.parent}")
+        raise UsageError(
+            f"{output.parent}: no such folder to write {output.name} into", hint=f"mkdir -p {output.parent}"
+        )
     if output.exists() and not settings.force:
         with named_io(output), open(output, "rb") as handle:
             if handle.read(len(MARK)) != MARK:
-                raise UsageError(f"{output}: exists and is not a report of ours", hint="--force replaces it, or choose another -o")
+                raise UsageError(
+                    f"{output}: exists and is not a report of ours",
+                    hint="--force replaces it, or choose another -o",
+                )
     if settings.dry_run:
         subject = find_subject(path)
-        return {"kind": subject.kind, "output": str(output), "text": f"{output}: would be made, about the {subject.kind} {path}"}
+        return {
+            "kind": subject.kind,
+            "output": str(output),
+            "text": f"{output}: would be made, about the {subject.kind} {path}",
+        }
     facts = build_report(
         path,
         output,
@@ -68,5 +91,7 @@ def report(
         thumbnails=thumbnails,
         seed=settings.seed or 0,
     )
-    lines = [f"{output}: {facts['size_bytes'] / 1e3:,.0f} kB, {facts['pictures']} pictures, {facts['rows_looked_at']:,} rows looked at"]
+    lines = [
+        f"{output}: {facts['size_bytes'] / 1e3:,.0f} kB, {facts['pictures']} pictures, {facts['rows_looked_at']:,} rows looked at"
+    ]
     return {**facts, "text": "\n".join([*lines, *(f"  {note}" for note in facts["notes"])])}

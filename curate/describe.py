@@ -260,7 +260,8 @@ def _footer_facts(pool: Pool, name: str) -> tuple[int, int | None]:
     known = True
     for shard in pool.shards:
         metadata = pq.read_metadata(shard.path)
-        at = [i for i in range(metadata.num_columns) if metadata.schema.column(i).path.split(".")[0] == name]
+        paths = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
+        at = [i for i, path in enumerate(paths) if path == name or path.startswith(f"{name}.")]
         for number in range(metadata.num_row_groups):
             for i in at:
                 chunk = metadata.row_group(number).column(i)

@@ -35,7 +35,9 @@ from headwater.steps import Outcome, Plan, RunOptions, Work, run_step
 STEP = "filter-pool"
 VERSION = 1
 MAX_CLAUSES = 120
-IN_MEMORY_ROWS = 4_000_000  # 64 MB of uids; a pool this size is filtered again faster than its parts are checked
+IN_MEMORY_ROWS = (
+    4_000_000  # 64 MB of uids; a pool this size is filtered again faster than its parts are checked
+)
 LIGHT_ROWS = 2_000_000  # below this, and without a costly scorer, starting processes costs more than the work
 
 
@@ -89,13 +91,19 @@ def _pool_type(pool: Pool, name: str, who: str, offered: set[str] = frozenset())
         return pa.float32()
     hint = None
     if name.startswith("clip_"):
-        hint = "this pool carries no CLIP scores; filters over captions, sizes and duplicates work without them"
-    raise UsageError(f"{who}: the pool has no column {name!r}: {nearest(name, {*pool.columns, *offered})}", hint=hint)
+        hint = (
+            "this pool carries no CLIP scores; filters over captions, sizes and duplicates work without them"
+        )
+    raise UsageError(
+        f"{who}: the pool has no column {name!r}: {nearest(name, {*pool.columns, *offered})}", hint=hint
+    )
 
 
 def plan_filter(ready: Ready, output: Path, *, keep_repeats: bool) -> Plan:
     """The Step that this rule over this pool is."""
-    rule = ready.rule.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"summary", "source", "parameters"})
+    rule = ready.rule.model_dump(
+        mode="json", by_alias=True, exclude_none=True, exclude={"summary", "source", "parameters"}
+    )
     refs = {ref.name: ref for ref in ready.scorers.values()}
     config = {
         "rule": rule,
@@ -107,7 +115,11 @@ def plan_filter(ready: Ready, output: Path, *, keep_repeats: bool) -> Plan:
         if clause.in_ is not None and clause.in_.subset is not None:
             from headwater.hashing import digest_file
 
-            inputs.append(InputRef(role=f"subset:{node}", id=digest_file(ready.base / clause.in_.subset, ("sha256",)).sha256))
+            inputs.append(
+                InputRef(
+                    role=f"subset:{node}", id=digest_file(ready.base / clause.in_.subset, ("sha256",)).sha256
+                )
+            )
     return Plan(STEP, VERSION, config, inputs, output)
 
 
@@ -123,7 +135,11 @@ def filter_pool(
 ) -> Outcome | None:
     """Write the subset that the rule keeps, and its Step record. None on a dry run."""
     plan = plan_filter(ready, output, keep_repeats=keep_repeats)
-    observation = {**options.observation, "pool": str(ready.pool.path.resolve())}
+    observation = {
+        **options.observation,
+        "pool": str(ready.pool.path.resolve()),
+        "base": str(ready.base.resolve()),
+    }
 
     def work(job: Work) -> Counts:
         return _filter(ready, job, executor, reasons, keep_repeats=keep_repeats, use_index=use_index)
@@ -154,7 +170,9 @@ def check_outcome(outcome: Outcome, *, allow_invalid: bool) -> None:
 def _filter(
     ready: Ready, job: Work, executor: Executor, reasons: Path | None, *, keep_repeats: bool, use_index: bool
 ) -> Counts:
-    states, results = run_passes(ready, job.parts, executor, keep_reasons=reasons is not None, use_index=use_index)
+    states, results = run_passes(
+        ready, job.parts, executor, keep_reasons=reasons is not None, use_index=use_index
+    )
     runs = [_words(result.run) for result in results if result.kept]
     with open(job.stage, "wb") as handle:
         written, surplus, repeated = merge_to(handle, runs, once=not keep_repeats)
@@ -176,7 +194,13 @@ def _words(run: Any) -> Words:
 
 
 def run_passes(
-    ready: Ready, parts: Path, executor: Executor, *, keep_reasons: bool, use_index: bool, store_scores: bool = True
+    ready: Ready,
+    parts: Path,
+    executor: Executor,
+    *,
+    keep_reasons: bool,
+    use_index: bool,
+    store_scores: bool = True,
 ) -> tuple[dict[str, State], list[Result]]:
     """Answer all questions, then run the final pass. Results are in shard order."""
     states: dict[str, State] = {}
@@ -204,7 +228,9 @@ def run_passes(
         while questions:
             # earlier clauses only matter to questions about survivors
             last = position if any(q.of_survivors for q in questions) else at
-            ask = dataclasses.replace(work, states=dict(states), first=at, last=last, questions=tuple(questions))
+            ask = dataclasses.replace(
+                work, states=dict(states), first=at, last=last, questions=tuple(questions)
+            )
             results = list(_run(ready, ask, executor, light, f"look at {ready.rule.reason(position)}"))
             _add(merged, results, at)
             at = last
@@ -228,7 +254,9 @@ def _barriers(ready: Ready) -> dict[int, list[Question]]:
     for node, clause in ready.compiled.nodes():
         position = int(node.split(".")[0])
         name = clause.id or ready.rule.reason(position)
-        question = first_question(node, clause, name=name, rows=ready.pool.rows, dtype=lambda c: _number_type(ready, c))
+        question = first_question(
+            node, clause, name=name, rows=ready.pool.rows, dtype=lambda c: _number_type(ready, c)
+        )
         if question is not None and ready.pool.shards:
             found.setdefault(position, []).append(question)
     return found
@@ -291,13 +319,24 @@ def _counts(ready: Ready, results: list[Result], written: int, surplus: int) -> 
     return Counts(read=ready.pool.rows, kept=written, dropped=dropped, invalid=invalid)
 
 
-def _details(ready: Ready, states: Mapping[str, State], results: list[Result], counts: Counts) -> dict[str, Any]:
+def _details(
+    ready: Ready, states: Mapping[str, State], results: list[Result], counts: Counts
+) -> dict[str, Any]:
     funnel = []
     left = counts.read
     for position, clause in enumerate(ready.rule.keep):
         reason = ready.rule.reason(position)
         lost = counts.dropped[reason] + sum(r.invalid[position] for r in results)
-        funnel.append({"id": reason, "clause": clause.text(), "kind": clause.kind, "in": left, "out": left - lost, **_cut(position, clause, states)})
+        funnel.append(
+            {
+                "id": reason,
+                "clause": clause.text(),
+                "kind": clause.kind,
+                "in": left,
+                "out": left - lost,
+                **_cut(position, clause, states),
+            }
+        )
         left -= lost
     scored: dict[str, int] = {}
     for result in results:

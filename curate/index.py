@@ -35,6 +35,7 @@ from headwater.files import atomic_file, named_io
 VERSION = 1
 ROW_GROUP_ROWS = 131_072
 SIZES = ("original_width", "original_height")
+OWN_COLUMNS = frozenset({"uid_hi", "uid_lo", "row", "n_words", "n_chars", "sha256_prefix"})
 _HEX = np.full(256, 255, np.uint8)
 _HEX[np.frombuffer(b"0123456789abcdefABCDEF", np.uint8)] = [*range(16), *range(10, 16)]
 
@@ -50,13 +51,18 @@ def index_view(cache: Path, shard: Shard, sha256: str) -> IndexView | None:
     if not path.is_file():
         return None
     try:
-        schema = pq.read_schema(path)
-        facts = json.loads((schema.metadata or {}).get(METADATA_KEY, b"{}"))
-    except (pa.ArrowException, OSError, ValueError) as error:
+        footer = pq.read_metadata(path)
+        facts = dict(json.loads((footer.metadata or {}).get(METADATA_KEY, b"{}")))
+        if footer.num_rows != shard.rows:
+            raise ValueError(f"{footer.num_rows:,} rows for the shard's {shard.rows:,}")
+    except (pa.ArrowException, OSError, ValueError, TypeError) as error:
         say("warning", f"{path}: cannot be read and is ignored ({str(error).splitlines()[0]})")
         return None
     if facts.get("shard_sha256") != sha256 or facts.get("index_version") != VERSION:
-        say("warning", f"the index of shard {shard.name} is stale (the shard has changed since): headwater pool index makes it again")
+        say(
+            "warning",
+            f"the index of shard {shard.name} is stale (the shard has changed since): headwater pool index makes it again",
+        )
         return None
     return IndexView(shard, path)
 
@@ -76,7 +82,9 @@ def build_index(pool: Pool, executor: Executor, *, force: bool = False) -> dict[
     for shard in pool.shards:
         sha256 = pool.digests(shard).sha256
         if force or index_view(pool.cache, shard, sha256) is None:
-            jobs.append(_Job(shard, sha256, pool.cache, {name: pool.column_type(name) for name in _columns(pool)}))
+            jobs.append(
+                _Job(shard, sha256, pool.cache, {name: pool.column_type(name) for name in _columns(pool)})
+            )
     with named_io(pool.cache):
         (pool.cache / "index").mkdir(parents=True, exist_ok=True)
     with track("index", total=sum(job.shard.rows for job in jobs), unit="rows") as bar:
@@ -87,9 +95,19 @@ def build_index(pool: Pool, executor: Executor, *, force: bool = False) -> dict[
     return {"shards": len(pool.shards), "built": len(jobs), "rows": pool.rows, "bytes": size}
 
 
+def index_state(pool: Pool) -> dict[str, Any]:
+    """How many shards have a fitting index: {shards, fitting, missing}."""
+    _ = pool.id
+    fitting = sum(
+        index_view(pool.cache, shard, pool.digests(shard).sha256) is not None for shard in pool.shards
+    )
+    return {"shards": len(pool.shards), "fitting": fitting, "missing": len(pool.shards) - fitting}
+
+
 def _columns(pool: Pool) -> list[str]:
     wanted = [name for name in ("text", *SIZES, "sha256") if name in pool.columns]
-    return wanted + [name for name in pool.columns if any(_is_float(s, name) for s in pool.shards)]
+    floats = [name for name in pool.columns if any(_is_float(shard, name) for shard in pool.shards)]
+    return wanted + [name for name in floats if name not in OWN_COLUMNS]
 
 
 def _is_float(shard: Shard, name: str) -> bool:
@@ -105,7 +123,8 @@ def _index_shard(job: _Job) -> int:
         if len(bad):
             row = block.first_row + int(bad[0])
             raise IntegrityError(
-                f"shard {job.shard.name}, column uid, row {row}: null or malformed", hint="headwater pool validate lists all such rows"
+                f"shard {job.shard.name}, column uid, row {row}: null or malformed",
+                hint="headwater pool validate lists all such rows",
             )
         words.append(found)
         for name in job.types:
@@ -122,12 +141,18 @@ def _index_shard(job: _Job) -> int:
     uids = np.concatenate([np.zeros((0, 2), "<u8"), *words])
     order = _order(uids)
     uids = uids[order]
-    columns: dict[str, Any] = {"uid_hi": np.ascontiguousarray(uids[:, 0]), "uid_lo": np.ascontiguousarray(uids[:, 1])}
+    columns: dict[str, Any] = {
+        "uid_hi": np.ascontiguousarray(uids[:, 0]),
+        "uid_lo": np.ascontiguousarray(uids[:, 1]),
+    }
     columns["row"] = order.astype(np.uint32)
     for name, parts in pieces.items():
         columns[name] = _narrow(pa.concat_arrays(parts).take(pa.array(order)))
     facts = {"shard_sha256": job.sha256, "index_version": VERSION}
-    arrays = {name: pa.array(column) if isinstance(column, np.ndarray) else column for name, column in columns.items()}
+    arrays = {
+        name: pa.array(column) if isinstance(column, np.ndarray) else column
+        for name, column in columns.items()
+    }
     fields = [pa.field(name, array.type, nullable=array.null_count > 0) for name, array in arrays.items()]
     schema = pa.schema(fields, metadata={METADATA_KEY: json.dumps(facts, sort_keys=True).encode()})
     table = pa.Table.from_arrays(list(arrays.values()), schema=schema)
@@ -186,8 +211,14 @@ def _prefixes(array: pa.Array) -> pa.Array:
     n = len(array)
     out = np.zeros(n, np.uint64)
     text = array.cast(pa.string())
-    offsets = np.frombuffer(text.buffers()[1], np.int32, n + 1, text.offset * 4) if n else np.zeros(1, np.int32)
-    data = np.frombuffer(text.buffers()[2], np.uint8) if n and text.buffers()[2] is not None else np.zeros(0, np.uint8)
+    offsets = (
+        np.frombuffer(text.buffers()[1], np.int32, n + 1, text.offset * 4) if n else np.zeros(1, np.int32)
+    )
+    data = (
+        np.frombuffer(text.buffers()[2], np.uint8)
+        if n and text.buffers()[2] is not None
+        else np.zeros(0, np.uint8)
+    )
     whole = np.diff(offsets) == 64
     if n and not array.null_count and whole.all():
         heads = np.ascontiguousarray(data[offsets[0] : offsets[-1]].reshape(n, 64)[:, :16])
@@ -208,4 +239,3 @@ def _prefixes(array: pa.Array) -> pa.Array:
     mask = np.ones(n, bool)
     mask[good] = False
     return pa.array(out, mask=mask if mask.any() else None)
-

@@ -128,7 +128,9 @@ class Pool:
         if not path.is_dir():
             what = "is a file, and a pool is a folder" if path.exists() else "no such pool folder"
             raise MissingInput(f"{path}: {what}", hint="headwater pool import SRC -o POOL makes one")
-        files = sorted(f for f in path.iterdir() if ".parquet" in f.name and not f.name.startswith(".") and f.is_file())
+        files = sorted(
+            f for f in path.iterdir() if ".parquet" in f.name and not f.name.startswith(".") and f.is_file()
+        )
         shards = []
         names: dict[str, Path] = {}
         for file in files:
@@ -140,7 +142,10 @@ class Pool:
                 )
             names[name] = file
             if not file.name.endswith(".parquet"):
-                say("warning", f"{file.name}: read as a shard, since DataComp takes every name with .parquet in it")
+                say(
+                    "warning",
+                    f"{file.name}: read as a shard, since DataComp takes every name with .parquet in it",
+                )
             shards.append(_open_shard(name, file))
         if not shards:
             say("warning", f"{path}: no shards (no file name contains .parquet)")
@@ -200,7 +205,9 @@ class Pool:
         try:
             manifest = Manifest.model_validate_json(path.read_bytes())
         except ValueError as error:
-            raise IntegrityError(f"{path}: not a manifest/1 document", hint="remove it if it is not ours") from error
+            raise IntegrityError(
+                f"{path}: not a manifest/1 document", hint="remove it if it is not ours"
+            ) from error
         return {entry.path: entry.sha256 for entry in manifest.entries}
 
     def __repr__(self) -> str:
@@ -210,17 +217,22 @@ class Pool:
 def _open_shard(name: str, file: Path) -> Shard:
     size = file.stat().st_size
     if size == 0:
-        raise IntegrityError(f"shard {name}: {file.name} is empty (0 bytes)", hint="fetch it again, or take it out of the pool")
+        raise IntegrityError(
+            f"shard {name}: {file.name} is empty (0 bytes)", hint="fetch it again, or take it out of the pool"
+        )
     try:
         metadata = pq.read_metadata(file)
         schema = metadata.schema.to_arrow_schema()
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = str(error).splitlines()[0][:200]
         raise IntegrityError(
-            f"shard {name}: {file.name} is not readable Parquet: {reason}", hint="it is damaged or truncated: fetch it again"
+            f"shard {name}: {file.name} is not readable Parquet: {reason}",
+            hint="it is damaged or truncated: fetch it again",
         ) from error
     if metadata.num_columns > MAX_COLUMNS or metadata.num_row_groups > MAX_ROW_GROUPS:
-        raise IntegrityError(f"shard {name}: {metadata.num_columns:,} columns, {metadata.num_row_groups:,} row groups: too many")
+        raise IntegrityError(
+            f"shard {name}: {metadata.num_columns:,} columns, {metadata.num_row_groups:,} row groups: too many"
+        )
     groups = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
     if min(groups, default=0) < 0 or sum(groups) != metadata.num_rows:
         raise IntegrityError(f"shard {name}: the footer's row counts contradict each other")

@@ -31,6 +31,17 @@ from headwater.files import named_io
 LIMIT_BYTES = 512 << 20
 BATCH_ROWS = 65_536
 METADATA_KEY = b"headwater"
+# what DuckDB's messages about damaged Parquet have in common
+DAMAGE_WORDS = (
+    "arquet",
+    "string encoding",
+    "ecompress",
+    "nappy",
+    "ZSTD",
+    "don't know what type",
+    "TProtocol",
+    "IO Error",
+)
 
 
 @dataclass
@@ -199,7 +210,11 @@ class _Sources:
 def _columns(pool: Pool) -> dict[str, str | None]:
     """Columns of the view and the SQL type to cast them to (None: as they are)."""
     columns: dict[str, str | None] = {}
+    seen: dict[str, str] = {}
     for name in pool.columns:
+        if seen.setdefault(name.lower(), name) != name:
+            say("warning", f"column {name!r} is left out: SQL cannot tell it from {seen[name.lower()]!r}")
+            continue
         try:
             type_ = pool.column_type(name)
         except IntegrityError as error:
@@ -226,8 +241,9 @@ def _sql_type(type_: pa.DataType) -> str:
 def _sidecars(pool: Pool) -> list[_Sidecar]:
     """Sidecars that fit the shards as they are, newest version of a scorer first."""
     root = pool.cache / "scores"
-    if not root.is_dir():
+    if not root.is_dir() or not any(root.iterdir()):
         return []
+    _ = pool.id  # knows all digests, and keeps them for the next time
     found = []
     for folder in sorted(root.iterdir(), key=lambda path: _version(path.name)):
         sidecar = _Sidecar(folder.name)
@@ -315,19 +331,14 @@ def _told() -> Iterator[None]:
         raise HeadwaterError(
             f"the query needs more memory: {_first_line(error)}", hint="raise --memory"
         ) from error
-    except (duckdb.InvalidInputException, duckdb.IOException, duckdb.SerializationException) as error:
-        text = _first_line(error)
-        if "configuration" in text:
-            raise UsageError(f"the query was refused: {text}") from error
-        raise IntegrityError(
-            f"a shard cannot be read: {text}", hint="headwater pool validate POOL names it"
-        ) from error
     except (duckdb.Error, pa.ArrowException, OSError) as error:
         # while rows are fetched DuckDB's errors arrive through Arrow, as text
         text = _first_line(error)
+        if "configuration has been locked" in text:
+            raise UsageError(f"the query was refused: {text}") from error
         if "Out of Memory" in text:
             raise HeadwaterError(f"the query needs more memory: {text}", hint="raise --memory") from error
-        if "string encoding" in text or "arquet" in text or "IO Error" in text:
+        if any(word in text for word in DAMAGE_WORDS):
             raise IntegrityError(
                 f"a shard cannot be read: {text}", hint="headwater pool validate POOL names it"
             ) from error

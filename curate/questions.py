@@ -16,10 +16,11 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curate._order import sort_words
-from curate.clauses import DedupState, ExactState, Scope, State, TopState
+from curate.clauses import DedupState, ExactState, Scope, State, TopState, absent
 from curate.ranks import Cut, Histogram, fraction_rank, key_width, merge_all, refine
 from curate.rules import Clause, Dedup, ExactK, Top
 from curate.views import Mask, numbers
@@ -33,8 +34,11 @@ LOWEST, HIGHEST = (0, 0), (2**64 - 1, 2**64 - 1)
 class Question(Protocol):
     """One thing to find out about all shards."""
 
-    node: str
-    of_survivors: bool
+    @property
+    def node(self) -> str: ...
+
+    @property
+    def of_survivors(self) -> bool: ...
 
     def start(self) -> Any: ...
 
@@ -49,7 +53,9 @@ class Question(Protocol):
     def settle(self, answers: Sequence[Any], folder: Path) -> State | Question: ...
 
 
-def first_question(node: str, clause: Clause, *, name: str, rows: int, dtype: Callable[[str], Any]) -> Question | None:
+def first_question(
+    node: str, clause: Clause, *, name: str, rows: int, dtype: Callable[[str], Any]
+) -> Question | None:
     """The question that `clause` needs answered, if it looks beyond the block."""
     if clause.top is not None and clause.top.fraction is not None:
         return _rank_question(node, clause.top, name, rows, dtype(clause.top.column))
@@ -91,7 +97,8 @@ class RankQuestion:
             values = values[alive if missing is None else alive & ~missing]
         elif missing is not None:
             values = values[~missing]
-        answer[0].add(values)
+        # the index holds integers in fewer bits, whose keys would be others
+        answer[0].add(values.astype(self.dtype, copy=False))
         return answer[0], answer[1] + looked_at
 
     def finish(self, answer: tuple[Histogram, int], file: Path) -> tuple[Histogram, int]:
@@ -240,7 +247,11 @@ class RepeatQuestion:
             for number, name in enumerate(names):
                 column = scope.column(name, alive)
                 array = pa.array(column) if isinstance(column, np.ndarray) else column
-                columns[f"{prefix}{number}"] = array.take(pa.array(rows))
+                array = array.take(pa.array(rows))
+                missing = absent(column) if prefix == "o" else None
+                if missing is not None:  # DuckDB takes NaN for the largest number
+                    array = pc.if_else(pa.array(missing[rows]), pa.scalar(None, array.type), array)
+                columns[f"{prefix}{number}"] = array
         columns["shard"] = pa.array([scope.shard] * len(rows))
         answer.append(pa.table(columns))
         return answer
@@ -265,18 +276,17 @@ class RepeatQuestion:
         with tempfile.TemporaryDirectory(dir=folder, prefix="spill-") as spill:
             connection = private_connection(spill)
             connection.register("repeats", pyarrow.dataset.dataset(files, format="parquet"))
-            surplus = connection.execute(
+            surplus = connection.sql(
                 f"select shard, row from (select shard, row, row_number() over (partition by {keys} order by {order}) as place "
                 f"from repeats) where place > {self.clause.at_most} order by shard, row"
             ).to_arrow_table()
             connection.close()
-        dropped = {}
-        names = surplus["shard"].to_pylist()
-        rows = np.asarray(surplus["row"].combine_chunks()) if len(names) else np.zeros(0, np.int64)
-        for name in sorted(set(names)):
-            mine = np.array([n == name for n in names])
-            path = folder / f"{self.node}.{len(dropped)}.surplus.npy"
-            np.save(path, rows[mine].astype(np.int64), allow_pickle=False)
+        dropped: dict[str, str] = {}
+        shards = surplus["shard"].combine_chunks().dictionary_encode()
+        rows, codes = surplus["row"].to_numpy(), shards.indices.to_numpy()
+        for number, name in enumerate(shards.dictionary.to_pylist()):
+            path = folder / f"{self.node}.{number}.surplus.npy"
+            np.save(path, rows[codes == number].astype(np.int64), allow_pickle=False)
             dropped[name] = str(path)
         return DedupState(dropped)
 
@@ -300,10 +310,10 @@ def key_hashes(
     wanted = alive
     for number, name in enumerate(names):
         column = scope.column(name, alive)
-        array = pa.array(column) if isinstance(column, np.ndarray) else column
-        if array.null_count:
-            wanted = wanted & ~np.asarray(array.is_null().to_numpy(zero_copy_only=False))
-        arrays[f"k{number}"] = array
+        missing = absent(column)
+        if missing is not None:
+            wanted = wanted & ~missing
+        arrays[f"k{number}"] = pa.array(column) if isinstance(column, np.ndarray) else column
     rows = np.flatnonzero(wanted)
     if not len(rows):
         return np.zeros(0, np.uint64), rows

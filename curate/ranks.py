@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Numbers = npt.NDArray[np.generic]
-Keys = npt.NDArray[np.unsignedinteger]
+Numbers = npt.NDArray[Any]
+Keys = npt.NDArray[Any]  # u32 or u64
 
 FIRST_BITS = 19  # sign, exponent and the ten leading mantissa bits of a float32: all that a float16 value has
 
@@ -30,10 +31,11 @@ def ordered_keys(values: Numbers) -> Keys:
     unsigned = np.dtype(f"u{width // 8}").type
     bits = (values + values.dtype.type(0)).view(unsigned)  # adding 0 turns -0.0 into 0.0
     sign = unsigned(1 << (width - 1))
-    return np.where(bits & sign, ~bits, bits | sign)
+    keys: Keys = np.where(bits & sign, ~bits, bits | sign)
+    return keys
 
 
-def key_to_value(key: int, dtype: np.dtype[np.generic]) -> float | int:
+def key_to_value(key: int, dtype: np.dtype[Any]) -> float | int:
     """The value that `ordered_keys` maps to `key`."""
     if dtype.kind == "u":
         return key
@@ -57,11 +59,15 @@ class Histogram:
     prefix: int = 0
     prefix_bits: int = 0
     base: int = 0  # how many keys lie above the prefix
-    places: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))  # bins that hold something
+    places: npt.NDArray[np.int64] = field(
+        default_factory=lambda: np.zeros(0, np.int64)
+    )  # bins that hold something
     counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     total: int = 0
     rest: int = 0
-    _dense: npt.NDArray[np.int64] | None = field(default=None, repr=False)  # one counter per bin, while adding
+    _dense: npt.NDArray[np.int64] | None = field(
+        default=None, repr=False
+    )  # one counter per bin, while adding
 
     @property
     def bin_bits(self) -> int:
@@ -169,7 +175,7 @@ class Cut:
     equal: int
 
 
-def refine(histogram: Histogram, rank: int, dtype: np.dtype[np.generic]) -> tuple[Cut | None, Histogram | None, int]:
+def refine(histogram: Histogram, rank: int, dtype: np.dtype[Any]) -> tuple[Cut | None, Histogram | None, int]:
     """One step towards the value at descending `rank` among the counted keys.
 
     Returns (cut, None, 0) when it is known, or (None, next histogram to fill, rank within it).
@@ -186,7 +192,7 @@ def refine(histogram: Histogram, rank: int, dtype: np.dtype[np.generic]) -> tupl
     return None, Histogram(histogram.width, prefix, bits, histogram.base + above), rank - above
 
 
-def key_width(dtype: np.dtype[np.generic]) -> int:
+def key_width(dtype: np.dtype[Any]) -> int:
     """Bits of the keys of a column type: 32 for float32, 64 for everything else."""
     return 32 if dtype == np.float32 else 64
 

@@ -38,7 +38,10 @@ SCHEMA = pa.schema(
 
 def meanings(ready: Ready) -> dict[int, tuple[str, str | None]]:
     """Byte of a reasons file -> (verdict, reason)."""
-    table: dict[int, tuple[str, str | None]] = {0: ("kept", None), shardpass.NULL_UID_CODE: ("invalid", shardpass.NULL_UID)}
+    table: dict[int, tuple[str, str | None]] = {
+        0: ("kept", None),
+        shardpass.NULL_UID_CODE: ("invalid", shardpass.NULL_UID),
+    }
     for position in range(len(ready.rule.keep)):
         reason = ready.rule.reason(position)
         table[shardpass.dropped_code(position)] = ("dropped", reason)
@@ -56,7 +59,10 @@ def write_reasons(ready: Ready, parts: Path, path: Path) -> None:
     for code, (verdict, reason) in table.items():
         verdict_of[code] = verdicts.index(verdict)
         reason_of[code] = -1 if reason is None else reasons.index(reason)
-    with atomic_file(path) as handle, pq.ParquetWriter(handle, SCHEMA, compression="zstd", compression_level=1) as writer:
+    with (
+        atomic_file(path) as handle,
+        pq.ParquetWriter(handle, SCHEMA, compression="zstd", compression_level=1) as writer,
+    ):
         for number, shard in enumerate(ready.pool.shards):
             codes = np.load(shardpass.reasons_file(parts, number), allow_pickle=False)
             for block in RawView(shard, {}).blocks():
@@ -67,7 +73,9 @@ def write_reasons(ready: Ready, parts: Path, path: Path) -> None:
                     pa.DictionaryArray.from_arrays(np.zeros(block.rows, np.int32), [shard.name]),
                     pa.array(np.arange(block.first_row, block.first_row + block.rows)),
                     pa.DictionaryArray.from_arrays(verdict_of[mine], verdicts),
-                    pa.DictionaryArray.from_arrays(pa.array(why, mask=why < 0), pa.array(reasons, pa.string())),
+                    pa.DictionaryArray.from_arrays(
+                        pa.array(why, mask=why < 0), pa.array(reasons, pa.string())
+                    ),
                 ]
                 writer.write_table(pa.Table.from_arrays(columns, schema=SCHEMA))
 
@@ -92,10 +100,16 @@ def explain(ready: Ready, uids: Sequence[str], folder: Path, executor: Executor)
             for row in np.flatnonzero(right > left).tolist():
                 uid = wanted[int(left[row])]
                 verdict, reason = table[int(codes[block.first_row + row])]
-                values = {name: _value(block.column(name), row) for name in ready.types if name in shard.types}
+                values = {
+                    name: _value(block.column(name), row) for name in ready.types if name in shard.types
+                }
                 place = {"uid": uid, "shard": shard.name, "row": block.first_row + row}
                 found[uid].append({**place, "verdict": verdict, "reason": reason, "values": values})
-    return [entry for uid in uids for entry in (found[uid] or [{"uid": uid, "verdict": "absent", "reason": None, "values": {}}])]
+    return [
+        entry
+        for uid in uids
+        for entry in (found[uid] or [{"uid": uid, "verdict": "absent", "reason": None, "values": {}}])
+    ]
 
 
 def _value(column: Any, row: int) -> Any:

@@ -7,6 +7,7 @@ with control and direction marks made visible. Its bytes depend on the record, t
 
 from __future__ import annotations
 
+import shlex
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,10 +18,11 @@ from markupsafe import Markup
 
 from curate import _report_pictures as pictures
 from curate import _report_record as records
-from curate import _report_svg as svg
-from curate._report_data import KEPT, PICTURE, TEXT, Groups, Pick
+from curate import _report_sections as sections
+from curate._report_data import PICTURE, TEXT, Pick
 from curate._report_pool import Look, look, open_pool
-from curate.pool import Pool
+from curate.pool import CACHE_NAME, Pool
+from curate.shards import TarShard
 from headwater.errors import MissingInput, UsageError
 from headwater.executor import Executor
 from headwater.files import atomic_file
@@ -28,11 +30,6 @@ from headwater.manifest import Step
 from headwater.steps import RECORD_NAME, read_record
 
 MARK = b"<!doctype html>\n<!-- headwater report/1 -->"
-MOST_SHOWN = 400  # characters of a caption on the page
-TOP_VALUES = 15
-TOP_CAPTIONS = 10
-TOP_PICTURES = 8
-REASON_SHARE = 3  # a reason gets one third of the rows that the kept ones get
 _DIRECTION = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
@@ -78,16 +75,17 @@ def build_report(
         "sentence": _sentence(subject, seen),
         "tiles": _tiles(subject, seen),
         "unit": subject.record.identity.counts.unit if subject.record else "rows",
-        "funnel": _funnel(subject.record),
+        "funnel": sections.funnel(subject.record),
         "sum": records.sum_line(subject.record) if subject.record else [],
         "read": subject.record.identity.counts.read if subject.record else None,
         "extra": subject.record.identity.counts.extra if subject.record else {},
-        "histograms": _histograms(seen, kept=subject.kind == "subset"),
-        "categories": _categories(seen),
-        "galleries": _galleries(seen, album, picks, thumbnails),
+        "histograms": sections.histograms(seen, kept=subject.kind == "subset"),
+        "categories": sections.categories(seen),
+        "galleries": sections.galleries(seen, album, picks, thumbnails),
         "picture_notes": album.notes,
-        "captions": _captions(seen, kept=subject.kind == "subset"),
-        "duplicates": _duplicates(seen, album, kept=subject.kind == "subset"),
+        "columns": _column_table(seen) if subject.kind == "pool" else [],
+        "captions": sections.captions(seen, kept=subject.kind == "subset"),
+        "duplicates": sections.duplicates(seen, album, kept=subject.kind == "subset"),
         **_from_record(subject, seen),
     }
     text = render(page)
@@ -110,19 +108,29 @@ def find_subject(path: Path) -> Subject:
     record = read_record(path)
     if path.is_file():
         if record is None:
-            raise MissingInput(f"{path}: has no record beside it ({path.name}.{RECORD_NAME})", hint="only outputs of headwater can be reported on")
+            raise MissingInput(
+                f"{path}: has no record beside it ({path.name}.{RECORD_NAME})",
+                hint="only outputs of headwater can be reported on",
+            )
         ours = record.identity.step == "filter-pool" and isinstance(record.identity.config.get("rule"), dict)
         return Subject(path, "subset" if ours else "record", record)
     if any(".parquet" in f.name and not f.name.startswith(".") for f in path.iterdir() if f.is_file()):
         return Subject(path, "pool", record)
     if record is None:
         raise MissingInput(f"{path}: neither a pool (no .parquet in it) nor an output with {RECORD_NAME}")
-    return Subject(path, "shards" if any(path.glob("*.tar")) else "record", record)
+    problems = record.details.get("bad_inputs")
+    return Subject(
+        path, "shards" if any(path.glob("*.tar")) else "record", record, [str(problems)] if problems else []
+    )
 
 
-def _rows(subject: Subject, named: Path | None, cache: Path | None, executor: Executor, thumbnails: int, seed: int) -> Look | None:
+def _rows(
+    subject: Subject, named: Path | None, cache: Path | None, executor: Executor, thumbnails: int, seed: int
+) -> Look | None:
     if subject.kind == "pool":
-        return look(Pool.open(subject.path, cache=cache), None, executor=executor, picks=thumbnails, seed=seed)
+        return look(
+            Pool.open(subject.path, cache=cache), None, executor=executor, picks=thumbnails, seed=seed
+        )
     if subject.kind != "subset" or subject.record is None:
         return None
     opened = open_pool(subject.record, named, cache, subject.notes)
@@ -140,30 +148,45 @@ def _pictures(
     if subject.kind == "shards" and thumbnails:
         tars, notes = pictures.find_tars([subject.path], asked=False)
         chosen, problems = pictures.some_samples(tars, thumbnails, seed)
-        album = pictures.collect(tars, dict(chosen))
+        album = pictures.collect(tars, dict(chosen), _index_folders(tars))
         album.notes[:0] = [*notes, *problems]
-        rows = [Pick(0, name, 0, uid, album.captions.get(uid), len(album.captions.get(uid, "")), ()) for uid, name in chosen]
+        rows = [
+            Pick(0, name, 0, uid, album.captions.get(uid), len(album.captions.get(uid, "")), ())
+            for uid, name in chosen
+        ]
         return album, rows
     if seen is None or not thumbnails:
         return pictures.Album(), []
     wanted: dict[str, str] = {}
     for code, picks in sorted(seen.facts.picks.items()):
-        for pick in picks[: _share(code, thumbnails)]:
+        for pick in picks[: sections.share(code, thumbnails)]:
             wanted.setdefault(pick.uid, pick.shard)
-    for group in seen.facts.groups[PICTURE].top[:TOP_PICTURES] if PICTURE in seen.facts.groups else ():
+    for group in seen.groups[PICTURE].top[: sections.TOP_PICTURES] if PICTURE in seen.groups else ():
         for member in group.members[:1]:
             wanted.setdefault(member.uid, member.shard)
     tars, notes = pictures.find_tars(named or _likely_places(subject, seen), asked=bool(named))
     if not wanted:
         return pictures.Album(), []
     if not tars:
-        return pictures.Album(notes=["No webdataset tars were found beside the pool, so only captions are shown; --shards DIR names them."]), []
-    album = pictures.collect(tars, wanted)
+        return pictures.Album(
+            notes=[
+                "No webdataset tars were found beside the pool, so only captions are shown; --shards DIR names them."
+            ]
+        ), []
+    album = pictures.collect(tars, wanted, _index_folders(tars))
     album.notes[:0] = notes
     absent = len(wanted.keys() - album.uris.keys() - album.problems.keys())
     if absent:
-        album.notes.append(f"{absent:,} of the {len(wanted):,} rows shown here are in none of the {len(tars):,} tars that were looked at.")
+        album.notes.append(
+            f"{absent:,} of the {len(wanted):,} rows shown here are in none of the {len(tars):,} tars that were looked at."
+        )
     return album, []
+
+
+def _index_folders(tars: Sequence[TarShard]) -> list[Path]:
+    """Where `headwater reshard` keeps the index of tars."""
+    folders = dict.fromkeys(tar.path.parent / CACHE_NAME / "shards" for tar in tars)
+    return [folder for folder in folders if folder.is_dir()]
 
 
 def _likely_places(subject: Subject, seen: Look) -> list[Path]:
@@ -176,17 +199,9 @@ def _likely_places(subject: Subject, seen: Look) -> list[Path]:
     return [place for place in places if place.is_dir()]
 
 
-def _share(code: int, thumbnails: int) -> int:
-    return thumbnails if code == KEPT else -(-thumbnails // REASON_SHARE)
-
-
 def _title(subject: Subject, seen: Look | None) -> str:
     what = {"subset": "Subset", "shards": "Shards", "pool": "Pool", "record": "Output"}[subject.kind]
     return f"{what} {subject.path.name or subject.path.resolve().name}"
-
-
-def _percent(part: int, whole: int) -> str:
-    return f"{part / whole:.1%}" if whole else "0 %"
 
 
 def _sentence(subject: Subject, seen: Look | None) -> str:
@@ -194,7 +209,9 @@ def _sentence(subject: Subject, seen: Look | None) -> str:
         assert seen is not None
         facts, shards = seen.facts, len(seen.pool.shards)
         columns = len(seen.pool.columns)
-        return f"A pool of {facts.rows:,} rows in {shards:,} shard{'s' * (shards != 1)} with {columns} columns."
+        return (
+            f"A pool of {facts.rows:,} rows in {shards:,} shard{'s' * (shards != 1)} with {columns} columns."
+        )
     counts, energy = subject.record.identity.counts, subject.record.energy
     dropped, invalid = sum(counts.dropped.values()), sum(counts.invalid.values())
     time = f"It took {records.seconds(energy.duration_seconds)} and {records.seconds(energy.cpu_seconds)} of CPU time."
@@ -203,11 +220,11 @@ def _sentence(subject: Subject, seen: Look | None) -> str:
         clauses = len(rule.get("keep", []))
         judged = f"; {invalid:,} could not be judged" if invalid else ""
         return (
-            f"Rule {rule.get('name', '?')} looked at {counts.read:,} rows and kept {counts.kept:,} of them ({_percent(counts.kept, counts.read)}): "
+            f"Rule {rule.get('name', '?')} looked at {counts.read:,} rows and kept {counts.kept:,} of them ({sections.percent(counts.kept, counts.read)}): "
             f"{dropped:,} were dropped by {clauses} clause{'s' * (clauses != 1)}{judged}. {time}"
         )
     return (
-        f"{subject.record.identity.step} read {counts.read:,} {counts.unit} and kept {counts.kept:,} ({_percent(counts.kept, counts.read)}); "
+        f"Step {subject.record.identity.step} read {counts.read:,} {counts.unit} and kept {counts.kept:,} ({sections.percent(counts.kept, counts.read)}); "
         f"{dropped:,} were dropped, {invalid:,} were invalid. {time}"
     )
 
@@ -216,180 +233,71 @@ def _tiles(subject: Subject, seen: Look | None) -> list[tuple[str, str]]:
     tiles: list[tuple[str, str]] = []
     if subject.record is not None and subject.kind != "pool":
         counts, energy = subject.record.identity.counts, subject.record.energy
-        tiles += [(f"{counts.kept:,}", f"{counts.unit} kept"), (_percent(counts.kept, counts.read), f"of {counts.read:,} read")]
-        tiles.append((f"{sum(counts.invalid.values()):,}", "could not be judged"))
+        tiles += [
+            (f"{counts.kept:,}", f"{counts.unit} kept"),
+            (sections.percent(counts.kept, counts.read), f"of {counts.read:,} read"),
+        ]
+        tiles.append(
+            (
+                f"{sum(counts.invalid.values()):,}",
+                "could not be judged" if subject.kind == "subset" else "invalid",
+            )
+        )
         tiles.append((records.seconds(energy.cpu_seconds), "CPU time"))
         known = energy.measured_joules if energy.measured_joules is not None else energy.modelled_joules
-        how = "measured" if energy.measured_joules is not None else "modelled" if known is not None else "energy"
+        how = (
+            "measured"
+            if energy.measured_joules is not None
+            else "modelled"
+            if known is not None
+            else "energy"
+        )
         tiles.append((records.joules(known), how))
     elif seen is not None:
-        tiles += [(f"{seen.facts.rows:,}", "rows"), (f"{len(seen.pool.shards):,}", "shards"), (f"{len(seen.pool.columns)}", "columns")]
+        tiles += [
+            (f"{seen.facts.rows:,}", "rows"),
+            (f"{len(seen.pool.shards):,}", "shards"),
+            (f"{len(seen.pool.columns)}", "columns"),
+        ]
     for name, label in ((TEXT, "different captions"), (PICTURE, "different pictures (sha256)")):
-        if seen is not None and subject.kind == "pool" and name in seen.facts.groups:
-            tiles.append((f"{seen.facts.groups[name].distinct:,}", label))
+        if seen is not None and subject.kind == "pool" and name in seen.groups:
+            tiles.append((f"{seen.groups[name].distinct:,}", label))
     return tiles
 
 
-def _funnel(record: Step | None) -> list[dict[str, Any]]:
-    if record is None:
+def _column_table(seen: Look | None) -> list[tuple[str, str, int]]:
+    """Name, type in the first shard that has it, and number of shards that have it."""
+    if seen is None:
         return []
-    counts, rows = record.identity.counts, []
-    read = counts.read
-    for number, clause in enumerate(record.details.get("funnel", []), 1):
-        invalid = {why: n for why, n in counts.invalid.items() if why.startswith(f"{clause['id']}: ")}
-        dropped, came, left = counts.dropped.get(clause["id"], 0), clause["in"], clause["out"]
-        cut = clause.get("cut")
-        bar = svg.bars(
-            [(left / read if read else 0, "kept"), (sum(invalid.values()) / read if read else 0, "bad"), (dropped / read if read else 0, "dropped")],
-            f"{clause['id']}: {left:,} of {came:,} rows go on",
-        )
-        rows.append(
-            {
-                "number": number,
-                "id": clause["id"],
-                "text": clause["clause"],
-                "cut": svg.number(cut) if isinstance(cut, int | float) else cut,
-                "came": came,
-                "dropped": dropped,
-                "dropped_share": _percent(dropped, came),
-                "invalid": invalid,
-                "left": left,
-                "share": _percent(left, read),
-                "bar": bar,
-            }
-        )
+    shards = seen.pool.shards
+    rows = []
+    for name in seen.pool.columns:
+        having = [shard for shard in shards if name in shard.types]
+        rows.append((name, str(having[0].types[name]), len(having)))
     return rows
-
-
-def _histograms(seen: Look | None, *, kept: bool) -> list[dict[str, Any]]:
-    drawn = []
-    for measure, axis, counts in zip(seen.measures, seen.axes, seen.facts.histograms, strict=False) if seen else ():
-        if axis is None or not counts.readable or not counts.counted:
-            continue
-        notes = []
-        if counts.below[0]:
-            notes.append(f"{counts.below[0]:,} rows lie left of the picture")
-        if counts.above[0]:
-            tail = f" ({counts.above[1]:,} kept)" if kept else ""
-            notes.append(f"{counts.above[0]:,} rows lie right of the picture{tail}")
-        if counts.without[0]:
-            notes.append(f"{counts.without[0]:,} rows have no number here")
-        drawn.append(
-            {
-                "title": measure.title,
-                "text": measure.text if measure.text != measure.title else "",
-                "svg": svg.histogram(measure, axis, counts, kept=kept),
-                "notes": notes,
-            }
-        )
-    return drawn
-
-
-def _categories(seen: Look | None) -> list[dict[str, Any]]:
-    out = []
-    for name, values in seen.facts.categories.items() if seen else ():
-        assert seen is not None
-        scored = {value: counts for value, counts in values.items() if value is not None}
-        order = sorted(scored.items(), key=lambda item: (-item[1][0], str(item[0])))
-        most = max((counts[0] for counts in scored.values()), default=1) or 1
-        total = sum(counts[0] for counts in scored.values())
-        wanted = set(seen.wanted.get(name, ()))
-        rows = [
-            {
-                "value": value,
-                "rows": every,
-                "share": _percent(every, total),
-                "kept": kept,
-                "wanted": value in wanted,
-                "bar": svg.bars([(kept / most, "kept"), ((every - kept) / most, "pool")], f"{value}: {every:,} rows, {kept:,} kept"),
-            }
-            for value, (every, kept) in order[:TOP_VALUES]
-        ]
-        rest = sum(counts[0] for _, counts in order[TOP_VALUES:])
-        out.append(
-            {
-                "name": name,
-                "rows": rows,
-                "rest": rest,
-                "rest_values": max(len(order) - TOP_VALUES, 0),
-                "scored": total,
-                "without": values.get(None, [0, 0])[0],
-                "crowded": name in seen.facts.crowded,
-            }
-        )
-    return out
-
-
-def _card(pick: Pick, album: pictures.Album) -> dict[str, Any]:
-    caption = pick.caption
-    return {
-        "uid": pick.uid,
-        "place": f"shard {pick.shard}, row {pick.row}",
-        "caption": None if caption is None else caption[:MOST_SHOWN],
-        "cut": pick.caption_chars if pick.caption_chars > MOST_SHOWN else 0,
-        "values": pick.values,
-        "uri": Markup(album.uris[pick.uid]) if pick.uid in album.uris else None,  # noqa: S704 - our own base64
-        "problem": album.problems.get(pick.uid),
-    }
-
-
-def _galleries(seen: Look | None, album: pictures.Album, rows: list[Pick], thumbnails: int) -> list[dict[str, Any]]:
-    if rows:
-        return [{"title": "Some of the samples", "kind": "kept", "total": None, "cards": [_card(p, album) for p in rows]}]
-    out = []
-    for code, picks in sorted(seen.facts.picks.items()) if seen else ():
-        assert seen is not None
-        verdict, reason = seen.reasons.get(code, ("dropped", "?"))
-        title = reason or ("Kept" if seen.wanted or len(seen.reasons) > 1 else "Some of the rows")
-        out.append({"title": title, "kind": verdict, "cards": [_card(p, album) for p in picks[: _share(code, thumbnails)]]})
-    return out
-
-
-def _captions(seen: Look | None, *, kept: bool) -> dict[str, Any] | None:
-    groups = seen.facts.groups.get(TEXT) if seen else None
-    if groups is None:
-        return None
-    rows = [
-        {
-            "caption": (g.members[0].caption or "")[:MOST_SHOWN] if g.members else "",
-            "cut": g.members[0].caption_chars if g.members and g.members[0].caption_chars > MOST_SHOWN else 0,
-            "rows": g.rows,
-            "kept": g.kept,
-        }
-        for g in groups.top[:TOP_CAPTIONS]
-    ]
-    return {"rows": rows, "show_kept": kept, **_group_counts(groups)}
-
-
-def _group_counts(groups: Groups) -> dict[str, Any]:
-    return {"groups": groups.groups, "in_groups": groups.rows, "surplus": groups.rows - groups.groups, "distinct": groups.distinct}
-
-
-def _duplicates(seen: Look | None, album: pictures.Album, *, kept: bool) -> dict[str, Any] | None:
-    groups = seen.facts.groups.get(PICTURE) if seen else None
-    if groups is None:
-        return None
-    rows = [
-        {"card": _card(g.members[0], album), "rows": g.rows, "kept": g.kept, "captions": list(dict.fromkeys((m.caption or "")[:90] for m in g.members))}
-        for g in groups.top[:TOP_PICTURES]
-        if g.members
-    ]
-    return {"rows": rows, "show_kept": kept, **_group_counts(groups)}
 
 
 def _from_record(subject: Subject, seen: Look | None) -> dict[str, Any]:
     record = subject.record
     if record is None:
         return {"step": None}
-    places = [subject.path.parent] + ([seen.pool.path, seen.pool.path.parent] if seen else [])
-    others = records.neighbours(places)
-    pool = seen.pool if seen and subject.kind == "subset" else None
+    named = str(record.observation.get("pool") or "")
+    pool = seen.pool.path if seen and subject.kind == "subset" else Path(named) if named else None
+    others = records.neighbours([subject.path.parent, *([pool, pool.parent] if pool else [])])
     packages = record.observation.get("packages")
     return {
-        "step": {"name": record.identity.step, "version": record.identity.version, "id": record.id, "key": record.key, "seed": record.identity.seed},
-        "energy": records.energy_table(record.energy, record.identity.counts.read, record.identity.counts.unit),
+        "step": {
+            "name": record.identity.step,
+            "version": record.identity.version,
+            "id": record.id,
+            "key": record.key,
+            "seed": record.identity.seed,
+        },
+        "energy": records.energy_table(
+            record.energy, record.identity.counts.read, record.identity.counts.unit
+        ),
         "files": records.files_of(record),
-        "chain": records.chain(subject.path, record, others, pool_id=pool.id if pool else None, pool=pool.path if pool else None),
+        "chain": records.chain(subject.path, record, others, pool=pool),
         "yaml": records.config_yaml(record),
         "yaml_title": "Rule" if subject.kind == "subset" else "Configuration",
         "scorers": records.scorers_of(record),
@@ -398,7 +306,7 @@ def _from_record(subject: Subject, seen: Look | None) -> dict[str, Any]:
         "platform": str(record.observation.get("platform", "")),
         "engine": str(record.observation.get("engine", "")),
         "command": records.command_line(record),
-        "verify": records.shlex.join(["headwater", "verify", subject.path.name]),
+        "verify": shlex.join(["headwater", "verify", subject.path.name]),
     }
 
 

@@ -1,6 +1,6 @@
 """Rewrites webdataset tars so that they hold exactly a subset: DataComp's resharder contract, with a plan.
 
-Phase 1, one task per input tar: walk it (or read its index), look every uid up in the subset, keep byte ranges (`tarwrite.Part`).
+Phase 1, one task per input tar: walk it (or read its index), look every uid up in the subset, keep byte ranges (`_selection.Part`).
 Phase 2, here: cut the selected copies, in order of tar and of sample, into output shards.
 Phase 3, one task per output shard: new headers, copied ranges, fsync, rename, then a record of what was written.
 The plan alone decides the bytes, so the number of workers does not, and a run that was killed goes on where it stopped.
@@ -39,7 +39,8 @@ from curate._reshard_plan import (
     part_path,
     walk_shard,
 )
-from curate._tarwrite import OutputShard, read_part, sync_folder, write_file, write_shard
+from curate._selection import read_part
+from curate._tarwrite import OutputShard, sync_folder, write_file, write_shard
 from curate._wanted import open_wanted, save_wanted
 from curate.shards import TarShard
 from headwater.errors import MissingInput, UsageError

@@ -38,8 +38,12 @@ class Top(Record):
 
     column: str
     fraction: Fraction | None = None
-    threshold: float | Literal["inf", "-inf"] | None = Field(None, description="compared in the column's own precision")
-    of: Literal["pool", "survivors"] = Field("pool", description="what `rows` counts: the pool, or rows that got this far")
+    threshold: float | Literal["inf", "-inf"] | None = Field(
+        None, description="compared in the column's own precision"
+    )
+    of: Literal["pool", "survivors"] = Field(
+        "pool", description="what `rows` counts: the pool, or rows that got this far"
+    )
 
     @model_validator(mode="after")
     def _one(self) -> Top:
@@ -102,14 +106,16 @@ class Clause(Record):
     exact_k: ExactK | None = None
     dedup: Dedup | None = None
     sample: Sample | None = None
-    any_: list[Clause] | None = Field(None, alias="any")
-    all_: list[Clause] | None = Field(None, alias="all")
+    any_: Annotated[list[Clause], Field(min_length=1)] | None = Field(None, alias="any")
+    all_: Annotated[list[Clause], Field(min_length=1)] | None = Field(None, alias="all")
     not_: Clause | None = Field(None, alias="not")
 
     @model_validator(mode="after")
     def _one(self) -> Clause:
         if len(self.kinds) != 1:
-            raise ValueError(f"a clause has exactly one of sql, in, top, exact_k, dedup, sample, any, all, not; this has {len(self.kinds)}")
+            raise ValueError(
+                f"a clause has exactly one of sql, in, top, exact_k, dedup, sample, any, all, not; this has {len(self.kinds)}"
+            )
         return self
 
     @property
@@ -135,8 +141,22 @@ class Clause(Record):
             return f"{self.kind}({', '.join(child.text() for child in self.children)})"
         if self.not_ is not None:
             return f"not({self.not_.text()})"
-        body = getattr(self, self.kinds[0]).model_dump(exclude_defaults=True)
-        return f"{self.kind} " + ", ".join(f"{k} {_short(v)}" for k, v in body.items())
+        if self.in_ is not None:
+            return (
+                f"{self.in_.column} in ({_short(self.in_.values)})"
+                if self.in_.column
+                else f"uid in {self.in_.subset}"
+            )
+        if self.top is not None:
+            share = f"top {self.top.fraction or 0:g} of the {self.top.of} by {self.top.column}"
+            return share if self.top.fraction is not None else f"{self.top.column} >= {self.top.threshold}"
+        if self.exact_k is not None:
+            return f"the {self.exact_k.k:,} largest {self.exact_k.column}"
+        if self.dedup is not None:
+            order = f", {_short(self.dedup.order)} first" if self.dedup.order else ""
+            return f"at most {self.dedup.at_most} per {_short(self.dedup.by)}{order}"
+        assert self.sample is not None
+        return f"a share of {self.sample.fraction:g} by uid, seed {self.sample.seed}"
 
 
 class ScoreRef(Record):
@@ -205,7 +225,9 @@ def _build(document: dict[str, Any], values: dict[str, Any], name: str) -> RuleF
         raise UsageError(f"{name}: parameters must be a mapping")
     for key in values:
         if key not in parameters:
-            raise UsageError(f"filter {name} takes no --{key}" + (f": {nearest(key, parameters)}" if parameters else ""))
+            raise UsageError(
+                f"filter {name} takes no --{key}" + (f": {nearest(key, parameters)}" if parameters else "")
+            )
     filled: dict[str, Any] = {}
     for key, raw in parameters.items():
         spec = validate(Parameter, raw or {}, f"{name}: parameters.{key}")

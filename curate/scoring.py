@@ -68,17 +68,28 @@ def _score_shard(job: _Job) -> int:
     types = {name: job.shard.types[name] for name in job.ref.reads}
     for block in RawView(job.shard, types).blocks():
         columns = {name: block.column(name) for name in job.ref.reads}
-        batch = pa.RecordBatch.from_pydict({k: pa.array(v) if isinstance(v, np.ndarray) else v for k, v in columns.items()})
-        old = None if stored is None else stored.slice(block.first_row, block.rows).combine_chunks().to_batches()
+        batch = pa.RecordBatch.from_pydict(
+            {k: pa.array(v) if isinstance(v, np.ndarray) else v for k, v in columns.items()}
+        )
+        old = (
+            None
+            if stored is None
+            else stored.slice(block.first_row, block.rows).combine_chunks().to_batches()
+        )
         if old and len(old) == 1 and not old[0].column(first).null_count:
             pieces.append(old[0].select(list(job.ref.outputs)))
         else:
             pieces.append(job.ref.scorer.score(batch))
             done += block.rows
-        uids.extend(block.uid_strings().chunks)
+        uids.extend(chunk.cast(pa.string()) for chunk in block.uid_strings().chunks)
     schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in job.ref.outputs.items()])
     table = pa.Table.from_batches([piece.cast(schema) for piece in pieces], schema=schema)
     write_sidecar(
-        job.cache, job.ref, shard=job.shard.name, shard_sha256=job.sha256, uids=pa.chunked_array(uids, pa.string()), scores=table
+        job.cache,
+        job.ref,
+        shard=job.shard.name,
+        shard_sha256=job.sha256,
+        uids=pa.chunked_array(uids, pa.string()),
+        scores=table,
     )
     return done

@@ -19,13 +19,15 @@ import pyarrow as pa
 
 from curate._memory import tune_process
 from curate._order import sort_words
+from curate.blockscores import BlockScores, NeedsRaw
 from curate.clauses import CompiledRule, Scope, State
-from curate.index import index_view
+from curate.index import OWN_COLUMNS, index_view
 from curate.pool import Shard
 from curate.questions import Question
 from curate.rules import RuleFile
-from curate.sidecars import ScorerRef, read_sidecar, write_sidecar
-from curate.views import Block, Column, IndexView, Mask, RawBlock, RawView, plain
+from curate.sidecars import ScorerRef
+from curate.views import Block, Column, IndexUnreadable, IndexView, Mask, RawBlock, RawView
+from headwater.console import say
 from headwater.errors import IntegrityError
 from headwater.files import atomic_file
 
@@ -94,10 +96,6 @@ class Result:
     indexed: bool = False
 
 
-class _NeedsRaw(Exception):
-    """The index cannot answer: the shard's own file is needed."""
-
-
 @functools.lru_cache(maxsize=4)
 def _compiled(text: str, base: str) -> CompiledRule:
     tune_process()
@@ -118,11 +116,14 @@ def run_pass(task: Task) -> Result:
         if earlier is not None:
             return earlier
     view = index_view(task.work.cache, task.shard, task.sha256) if task.work.use_index else None
-    if view is not None and view.names.keys() >= _wanted(task.work) - set(task.work.scorers):
+    stored = _wanted(task.work) - set(task.work.scorers)
+    if view is not None and view.names.keys() >= stored and not stored & OWN_COLUMNS:
         try:
             return _Run(task, view).go()
-        except _NeedsRaw:
+        except NeedsRaw:
             pass
+        except IndexUnreadable as error:
+            say("warning", f"{error} and is ignored: headwater pool index --force makes it again")
     return _Run(task, RawView(task.shard, task.work.types)).go()
 
 
@@ -166,9 +167,9 @@ class _Run:
         span = self.work.last - self.work.first
         self.result = Result(task.number, task.shard.rows, [0] * span, [0] * span)
         self.result.indexed = isinstance(view, IndexView)
-        self._stored: dict[str, pa.Table | None] = {}
-        self._computed: dict[str, dict[str, list[pa.ChunkedArray]]] = {}
-        self._made: dict[str, pa.Table] = {}
+        work = self.work
+        self._scores = BlockScores(view, work.cache, task.sha256, store=work.store_scores)
+        self._bad: npt.NDArray[np.int64] | None = None
         self._reasons: npt.NDArray[np.uint8] | None = None
 
     def go(self) -> Result:
@@ -180,7 +181,8 @@ class _Run:
         for block in self.view.blocks():
             alive = self._block(block, answers, kept)
             del alive
-        self._store_scores()
+        self._scores.store()
+        self.result.scored = self._scores.scored
         if self._reasons is not None:
             with atomic_file(reasons_file(work.parts, self.task.number), durable=False) as handle:
                 np.save(handle, self._reasons, allow_pickle=False)
@@ -193,7 +195,10 @@ class _Run:
 
     def _load_reasons(self) -> npt.NDArray[np.uint8]:
         if self.work.first:
-            return np.load(reasons_file(self.work.parts, self.task.number), allow_pickle=False)
+            stored: npt.NDArray[np.uint8] = np.load(
+                reasons_file(self.work.parts, self.task.number), allow_pickle=False
+            )
+            return stored
         return np.zeros(self.task.shard.rows, np.uint8)
 
     def _block(self, block: Block, answers: list[Any], kept: list[npt.NDArray[np.uint64]]) -> Mask:
@@ -249,7 +254,9 @@ class _Run:
                 alive[lost_rows] = False
                 if reasons is not None:
                     reasons[lost_rows] = NULL_UID_CODE
-            kept.append(all_words if alive.all() else all_words.take(np.flatnonzero(alive), 0))  # five times a mask's speed
+            kept.append(
+                all_words if alive.all() else all_words.take(np.flatnonzero(alive), 0)
+            )  # five times a mask's speed
         if reasons is not None and self._reasons is not None:
             self._reasons[place] = reasons
         return alive
@@ -269,8 +276,7 @@ class _Run:
         self._bad = bad
 
     def _null_uids(self, block: Block) -> npt.NDArray[np.int64]:
-        bad = getattr(self, "_bad", None)
-        self._bad = None
+        bad, self._bad = self._bad, None
         return np.zeros(0, np.int64) if bad is None else bad
 
     @functools.cached_property
@@ -279,91 +285,15 @@ class _Run:
 
     def _column(self, block: Block, name: str, needed: Mask, made: dict[str, Column]) -> Column:
         ref = self.work.scorers.get(name)
-        if ref is None or (isinstance(self.view, IndexView) and name in self.view.names):
+        counted = isinstance(self.view, IndexView) and ref is not None and ref.name == "caption"
+        if ref is None or (counted and name in OWN_COLUMNS):
             try:
                 return block.column(name)
             except KeyError:
-                raise _NeedsRaw from None
+                raise NeedsRaw from None
         if name not in made:
-            made.update(self._score(block, ref, needed))
+            made.update(self._scores.of(block, ref, needed))
         return made[name]
-
-    def _score(self, block: Block, ref: ScorerRef, needed: Mask) -> dict[str, Column]:
-        """All columns of one scorer for a block: stored values first, the scorer for rows that have none."""
-        place = block.row_numbers()
-        stored = self._stored_scores(ref)
-        columns: dict[str, pa.Array] = {}
-        if stored is not None:
-            for name in ref.outputs:
-                whole = stored[name]
-                part = whole.slice(place.start, block.rows) if isinstance(place, slice) else whole.take(pa.array(place))
-                columns[name] = part.chunk(0) if part.num_chunks == 1 else pa.concat_arrays(part.chunks or [pa.nulls(0, part.type)])
-            first = next(iter(ref.outputs))
-            have = np.asarray(columns[first].is_valid().to_numpy(zero_copy_only=False)) if columns[first].null_count else None
-            missing = np.zeros(block.rows, bool) if have is None else needed & ~have
-        else:
-            missing = needed if ref.costly else np.ones(block.rows, bool)
-        if missing.any():
-            if not isinstance(block, RawBlock):
-                raise _NeedsRaw
-            direct = getattr(ref.module, "score_row_group", None)
-            if direct is not None and not columns and set(ref.reads) <= set(self.task.shard.types):
-                made: dict[str, Column] = direct(block.file, block.group, shard_name=self.task.shard.name, handle=block.handle)
-                return made
-            columns = self._compute(block, ref, missing, columns)
-        elif not columns:
-            columns = {name: pa.nulls(block.rows, pa.type_for_alias(kind)) for name, kind in ref.outputs.items()}
-        if ref.costly and self.work.store_scores and not isinstance(self.view, IndexView):
-            for name, array in columns.items():
-                self._computed.setdefault(ref.name, {}).setdefault(name, []).append(array)
-        return {name: plain(array) for name, array in columns.items()}
-
-    def _stored_scores(self, ref: ScorerRef) -> pa.Table | None:
-        if ref.name not in self._stored:
-            # cheap scores are as fast to compute as to read, unless the file is not needed for anything else
-            cheap_raw = not ref.costly and not isinstance(self.view, IndexView)
-            table = None if cheap_raw else read_sidecar(self.work.cache, ref, self.task.shard.name, self.task.sha256)
-            self._stored[ref.name] = table
-        return self._stored[ref.name]
-
-    def _compute(
-        self, block: RawBlock, ref: ScorerRef, missing: Mask, columns: dict[str, pa.Array]
-    ) -> dict[str, pa.Array]:
-        everything = bool(missing.all())
-        rows = pa.array(np.flatnonzero(missing))
-        inputs = {}
-        for name in ref.reads:
-            column = block.column(name)
-            array = pa.array(column) if isinstance(column, np.ndarray) else column
-            inputs[name] = array if everything else array.take(rows)
-        batch = pa.RecordBatch.from_pydict(inputs)
-        made = ref.scorer.score(batch)
-        self.result.scored[ref.name] = self.result.scored.get(ref.name, 0) + len(rows)
-        if everything:
-            return {name: made.column(name) for name in ref.outputs}
-        where = np.full(block.rows, -1, np.int64)
-        where[missing] = np.arange(len(rows))
-        out = {}
-        for name in ref.outputs:
-            source = pa.array(where, mask=where < 0)
-            fresh = made.column(name).take(source)
-            old = columns.get(name)
-            out[name] = fresh if old is None else _either(fresh, old.cast(fresh.type), missing)
-        return out
-
-    def _store_scores(self) -> None:
-        for name, columns in self._computed.items():
-            if not self.result.scored.get(name):
-                continue
-            ref = next(r for r in self.work.scorers.values() if r.name == name)
-            table = pa.table({key: pa.chunked_array(arrays) for key, arrays in columns.items()})
-            if table.num_rows != self.task.shard.rows:
-                continue
-            assert isinstance(self.view, RawView)
-            uids = pa.chunked_array([c for block in self.view.blocks() for c in block.uid_strings().chunks], pa.string())
-            write_sidecar(
-                self.work.cache, ref, shard=self.task.shard.name, shard_sha256=self.task.sha256, uids=uids, scores=table
-            )
 
     def _write_run(self, kept: list[npt.NDArray[np.uint64]]) -> None:
         words = np.concatenate(kept) if len(kept) != 1 else kept[0]
@@ -381,9 +311,3 @@ class _Run:
         facts = {"sha256": self.task.sha256, "result": self.result.__dict__}
         with atomic_file(_done_file(self.work.parts, self.task.number), durable=False) as handle:
             handle.write(json.dumps(facts).encode())
-
-
-def _either(fresh: pa.Array, old: pa.Array, use_fresh: Mask) -> pa.Array:
-    import pyarrow.compute as pc
-
-    return pc.if_else(pa.array(use_fresh), fresh, old)

@@ -36,6 +36,10 @@ class ScorerRef:
     name: str
     config: tuple[tuple[str, Any], ...] = ()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # a worker imports the module and loads the model itself
+        return (ScorerRef, (self.name, self.config))
+
     @cached_property
     def module(self) -> ModuleType:
         return plugins.load("scores", self.name)
@@ -77,7 +81,9 @@ class ScorerRef:
         return {
             "scorer": self.name,
             "version": self.module.VERSION,
-            "config": {k: v for k, v in settings.items() if k not in getattr(self.module, "PATH_SETTINGS", ())},
+            "config": {
+                k: v for k, v in settings.items() if k not in getattr(self.module, "PATH_SETTINGS", ())
+            },
             "assets": dict(self.scorer.identity),
         }
 
@@ -98,18 +104,27 @@ def read_sidecar(cache: Path, ref: ScorerRef, shard: str, shard_sha256: str) -> 
         return None
     try:
         file = pq.ParquetFile(path)
-        facts = json.loads((file.schema_arrow.metadata or {}).get(METADATA_KEY, b"{}"))
+        facts = dict(json.loads((file.schema_arrow.metadata or {}).get(METADATA_KEY, b"{}")))
         if facts.get("shard_sha256") != shard_sha256:
-            say("warning", f"scores of {ref.name} for shard {shard} were made from other bytes of it, and are ignored")
+            say(
+                "warning",
+                f"scores of {ref.name} for shard {shard} were made from other bytes of it, and are ignored",
+            )
             return None
         return file.read(columns=list(ref.outputs), use_threads=False)
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (pa.ArrowException, OSError, ValueError, TypeError) as error:
         say("warning", f"{path}: cannot be read and is ignored ({str(error).splitlines()[0]})")
         return None
 
 
 def write_sidecar(
-    cache: Path, ref: ScorerRef, *, shard: str, shard_sha256: str, uids: pa.Array | pa.ChunkedArray, scores: pa.Table
+    cache: Path,
+    ref: ScorerRef,
+    *,
+    shard: str,
+    shard_sha256: str,
+    uids: pa.Array | pa.ChunkedArray,
+    scores: pa.Table,
 ) -> None:
     """Store columns for one shard, atomically. A cache that cannot be written costs time later, nothing else."""
     path = sidecar_path(cache, ref, shard)
@@ -121,9 +136,14 @@ def write_sidecar(
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_stale_temporaries(path.parent, path.name)
         with atomic_file(path, durable=False) as handle:
-            pq.write_table(table, handle, compression="zstd", compression_level=1, use_dictionary=dictionaries)
+            pq.write_table(
+                table, handle, compression="zstd", compression_level=1, use_dictionary=dictionaries
+            )
     except (OSError, HeadwaterError) as error:
-        say("warning", f"scores of {ref.name} cannot be kept ({error}); use --cache DIR to keep them elsewhere")
+        say(
+            "warning",
+            f"scores of {ref.name} cannot be kept ({error}); use --cache DIR to keep them elsewhere",
+        )
 
 
 def known_scorers() -> dict[str, ScorerRef]:

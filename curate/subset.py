@@ -36,16 +36,23 @@ def load_words(path: Path, *, check_sorted: bool = True) -> Words:
         with open(path, "rb") as handle:
             npy = handle.read(6) == b"\x93NUMPY"
     if not npy and (size % 16 or not size):
-        raise IntegrityError(f"{path}: not a subset file (neither .npy nor a whole number of 16-byte records)")
+        raise IntegrityError(
+            f"{path}: not a subset file (neither .npy nor a whole number of 16-byte records)"
+        )
     if not npy:
         words = np.memmap(path, "<u8", "r").reshape(-1, 2)
     else:
         try:
             array = np.load(path, mmap_mode="r" if size > 4096 else None, allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            raise IntegrityError(f"{path}: not a readable .npy file ({error})", hint="it is damaged or truncated") from error
-        if array.ndim != 1 or array.dtype.kind != "V" or array.dtype.names is None or array.dtype.itemsize != 16:
-            raise IntegrityError(f"{path}: holds {array.dtype} of {array.ndim} dimensions, and a subset is a list of u8,u8 pairs")
+        except (ValueError, OSError, EOFError, OverflowError, MemoryError) as error:
+            raise IntegrityError(
+                f"{path}: not a readable .npy file ({error})", hint="it is damaged or truncated"
+            ) from error
+        fields = [array.dtype[i] for i in range(len(array.dtype.names or ()))]
+        if array.ndim != 1 or array.dtype.itemsize != 16 or fields != [np.dtype("<u8")] * 2:
+            raise IntegrityError(
+                f"{path}: holds {array.dtype} of {array.ndim} dimensions, and a subset is a list of u8,u8 pairs"
+            )
         words = array.view("<u8").reshape(-1, 2)
     if check_sorted:
         _check_sorted(words, path)
@@ -70,7 +77,9 @@ def header(count: int) -> bytes:
     import io
 
     out = io.BytesIO()
-    np.lib.format.write_array_header_1_0(out, {"descr": np.dtype("u8,u8").descr, "fortran_order": False, "shape": (count,)})
+    np.lib.format.write_array_header_1_0(
+        out, {"descr": np.dtype("u8,u8").descr, "fortran_order": False, "shape": (count,)}
+    )
     return out.getvalue()
 
 
@@ -158,7 +167,9 @@ def subtract(first: Words, others: Sequence[Words]) -> Words:
     return np.asarray(first[keep])
 
 
-def _multiset(subsets: Sequence[Words], join: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.int64]]) -> Words:
+def _multiset(
+    subsets: Sequence[Words], join: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.int64]]
+) -> Words:
     every = unique(sort_words(np.concatenate([np.asarray(s) for s in subsets])))
     counts = np.stack([np.subtract(*reversed(search_words(s, every))) for s in subsets])
     return np.repeat(every, join(counts), axis=0)
@@ -192,7 +203,9 @@ def repeat(words: Words, times: int) -> Words:
     return np.repeat(words, times, axis=0)
 
 
-def soft_cap(words: Words, scores: npt.NDArray[np.float64], *, count: int, penalty: float, batch: int, seed: int) -> Words:
+def soft_cap(
+    words: Words, scores: npt.NDArray[np.float64], *, count: int, penalty: float, batch: int, seed: int
+) -> Words:
     """Soft-cap sampling (FLYT, arXiv 2503.08805): draw batches without replacement by softmax(score), and lower the score of
     every drawn row by `penalty`, until `count` entries are drawn. The result repeats uids.
 

@@ -7,12 +7,13 @@ first asked for. Raw blocks are in the shard's order; index blocks are sorted by
 from __future__ import annotations
 
 import functools
+import io
 import mmap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -26,8 +27,12 @@ from curate.pool import Shard, family
 from headwater.errors import IntegrityError
 from headwater.files import named_io
 
-Column = npt.NDArray[Any] | pa.Array
+Column: TypeAlias = Any  # npt.NDArray[Any], or a pa.Array (pyarrow has no types)
 Mask = npt.NDArray[np.bool_]
+
+
+class IndexUnreadable(Exception):
+    """The bytes of an index do not decode; the shard itself still answers."""
 
 
 class Block(Protocol):
@@ -75,7 +80,11 @@ class RawBlock:
             raise damaged(self.shard, self.group, name, error) from error
         if len(chunked) != self.rows:
             raise damaged(self.shard, self.group, name, f"{len(chunked):,} of {self.rows:,} rows")
-        array = chunked.chunk(0) if chunked.num_chunks == 1 else pa.concat_arrays(chunked.chunks or [pa.nulls(0, chunked.type)])
+        array = (
+            chunked.chunk(0)
+            if chunked.num_chunks == 1
+            else pa.concat_arrays(chunked.chunks or [pa.nulls(0, chunked.type)])
+        )
         if family(array.type) == "text":
             bad = invalid_utf8_rows(array)
             if len(bad):
@@ -122,7 +131,10 @@ class IndexBlock:
             if direct is not None:
                 self._columns[name] = direct
                 return direct
-            table = self.file.read_row_group(self.group, columns=[name], use_threads=False)
+            try:
+                table = self.file.read_row_group(self.group, columns=[name], use_threads=False)
+            except (pa.ArrowException, OSError, ValueError) as error:
+                raise IndexUnreadable(f"the index of shard {self.shard.name} cannot be read") from error
             chunked = table.column(0)
             array = chunked.chunk(0) if chunked.num_chunks == 1 else pa.concat_arrays(chunked.chunks)
             self._columns[name] = plain(array)
@@ -132,7 +144,9 @@ class IndexBlock:
         type_ = self.file.schema_arrow.field(name).type
         if not (pa.types.is_integer(type_) or pa.types.is_floating(type_)):
             return None
-        return column_view(self.data, self.file.metadata, self.group, self.names[name], np.dtype(type_.to_pandas_dtype()))
+        return column_view(
+            self.data, self.file.metadata, self.group, self.names[name], np.dtype(type_.to_pandas_dtype())
+        )
 
     def uids(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
         words = np.empty((self.rows, 2), "<u8")
@@ -144,10 +158,17 @@ class IndexBlock:
         return np.asarray(self.column("row"), np.int64)
 
 
+class _Handle(io.FileIO):
+    """Closed when nothing refers to it: blocks may outlive their file's place in the cache below."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
 @functools.lru_cache(maxsize=32)
 def _opened(path: Path, inode: int, size: int, mtime_ns: int) -> tuple[BinaryIO, pq.ParquetFile]:
     """The open file and its footer; several passes over the same shards read the footer once."""
-    handle = open(path, "rb", buffering=0)  # noqa: SIM115
+    handle = _Handle(path)
     return handle, pq.ParquetFile(handle)
 
 
@@ -181,7 +202,8 @@ class IndexView:
 
     @cached_property
     def _file(self) -> tuple[mmap.mmap, pq.ParquetFile]:
-        return _mapped(self._path, self._path.stat().st_ino)
+        stat = self._path.stat()
+        return _mapped(self._path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
     @cached_property
     def names(self) -> Mapping[str, int]:
@@ -192,11 +214,13 @@ class IndexView:
         """Row groups in the order of uids."""
         data, file = self._file
         for group in range(file.metadata.num_row_groups):
-            yield IndexBlock(self.shard, file, group, file.metadata.row_group(group).num_rows, self.names, data)
+            yield IndexBlock(
+                self.shard, file, group, file.metadata.row_group(group).num_rows, self.names, data
+            )
 
 
 @functools.lru_cache(maxsize=32)
-def _mapped(path: Path, inode: int) -> tuple[mmap.mmap, pq.ParquetFile]:
+def _mapped(path: Path, inode: int, size: int, mtime_ns: int) -> tuple[mmap.mmap, pq.ParquetFile]:
     return map_file(path), pq.ParquetFile(path)
 
 
@@ -212,7 +236,9 @@ def damaged(shard: Shard, group: int, column: str, error: object) -> IntegrityEr
 def plain(array: pa.Array) -> Column:
     """Numbers and truth values without nulls as NumPy (no copy where the layout allows), anything else unchanged."""
     type_ = array.type
-    if array.null_count or not (pa.types.is_integer(type_) or pa.types.is_floating(type_) or pa.types.is_boolean(type_)):
+    if array.null_count or not (
+        pa.types.is_integer(type_) or pa.types.is_floating(type_) or pa.types.is_boolean(type_)
+    ):
         return array
     if pa.types.is_boolean(type_):
         return np.asarray(array.to_numpy(zero_copy_only=False))

@@ -37,7 +37,7 @@ class Entry(NamedTuple):
 
 COMMANDS: dict[str, Entry] = {
     "pool": Entry(
-        "curate.commands:pool_group", "Import, describe, validate, query or index a pool.", "curate"
+        "curate.commands_pool:pool_group", "Import, describe, validate, query or index a pool.", "curate"
     ),
     "score": Entry("curate.commands:score", "Add a score to every row of a pool.", "curate"),
     "filter-pool": Entry(
@@ -46,12 +46,14 @@ COMMANDS: dict[str, Entry] = {
     "explain": Entry(
         "curate.commands:explain", "Tell why uids are in a subset, or which clause dropped them.", "curate"
     ),
-    "subset": Entry("curate.commands:subset_group", "Combine, sample and compare subsets.", "curate"),
-    "reshard": Entry("curate.commands:reshard", "Write the shards that hold exactly a subset.", "curate"),
-    "report": Entry(
-        "curate.commands:report", "One HTML page about an output and the steps behind it.", "curate"
+    "subset": Entry("curate.commands_subset:subset_group", "Combine, sample and compare subsets.", "curate"),
+    "reshard": Entry(
+        "curate.commands_shards:reshard", "Write the shards that hold exactly a subset.", "curate"
     ),
-    "demo": Entry("curate.commands:demo", "The whole path on a small pool, without a network.", "all"),
+    "report": Entry(
+        "curate.commands_report:report", "One HTML page about an output and the steps behind it.", "curate"
+    ),
+    "demo": Entry("curate.commands_demo:demo", "The whole path on a small pool, without a network.", "all"),
     "verify": Entry("headwater.commands:verify", "Recompute digests, counts and ids of an output.", "all"),
     "schema": Entry("headwater.commands:schema", "Print the JSON Schema of a file format.", "all"),
     "plugins": Entry(

@@ -10,7 +10,9 @@ ignore the terminal's interrupt (the parent decides), and end when the parent do
 
 from __future__ import annotations
 
+import functools
 import os
+import resource
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +20,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
+from headwater.energy import report_worker
 from headwater.errors import HeadwaterError, UsageError, nearest
 
 Shard = TypeVar("Shard")
@@ -73,17 +76,19 @@ def _pool_map(
     at = 0
     while at < len(shards):
         pool = _pool(workers)
-        pending: deque[Future[Result]] = deque()
+        pending: deque[Future[tuple[Result, Usage]]] = deque()
         submitted = at
         try:
             while at < len(shards):
                 while submitted < len(shards) and len(pending) < in_flight:
-                    pending.append(pool.submit(fn, shards[submitted]))
+                    pending.append(pool.submit(_measured, fn, shards[submitted]))
                     submitted += 1
-                result = pending.popleft().result()
+                result, usage = pending.popleft().result()
+                report_worker(*usage)
                 at += 1
                 yield result
             pool.shutdown()
+            _report_server()
         except BrokenProcessPool as error:
             _stop(pool)
             tries += 1
@@ -97,9 +102,43 @@ def _pool_map(
             raise
 
 
+Usage = tuple[int, float, int]  # process id, CPU seconds since its start, largest resident set in bytes
+
+
+def _measured(fn: Callable[[Shard], Result], shard: Shard) -> tuple[Result, Usage]:
+    """In a worker: the result, and what this process has used so far (workers are not children that we wait for)."""
+    result = fn(shard)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return result, (os.getpid(), used.ru_utime + used.ru_stime, used.ru_maxrss * 1024)
+
+
+def _report_server() -> None:
+    """Account for the process that workers are forked from: it imported what they share."""
+    from multiprocessing import forkserver
+
+    pid = getattr(forkserver._forkserver, "_forkserver_pid", None)
+    try:
+        with open(f"/proc/{pid}/stat") as handle:
+            fields = handle.read().rpartition(")")[2].split()
+    except OSError:
+        return
+    report_worker(pid, (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"), 0)
+
+
+@functools.cache
+def _stop_server_at_exit() -> None:
+    """Wait for that process at our end, so that whoever measures us sees all the work as ours."""
+    import atexit
+    from multiprocessing import forkserver
+
+    server: Any = forkserver._forkserver
+    atexit.register(server._stop)
+
+
 def _pool(workers: int) -> ProcessPoolExecutor:
     import multiprocessing
 
+    _stop_server_at_exit()
     os.environ["PYTHONSAFEPATH"] = "1"
     context: Any = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["curate._preload"])

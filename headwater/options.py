@@ -42,8 +42,10 @@ class Settings:
 
     def run_options(self) -> Any:
         """How steps are run under these options."""
+        from headwater.energy import account_for_everything
         from headwater.steps import RunOptions
 
+        account_for_everything()
         observation = {"engine": self.engine, "workers": self.workers}
         return RunOptions(
             dry_run=self.dry_run, force=self.force, command=tuple(sys.argv), observation=observation

@@ -308,7 +308,7 @@ def _record(
     observation = {
         "host": platform.node(),
         "python": platform.python_version(),
-        "platform": platform.platform(),
+        "platform": " ".join(os.uname()[part] for part in (0, 2, 4)),  # platform.platform() starts a process
         "packages": package_versions(),
         "command": list(options.command) or sys.argv,
         "output": str(plan.output),

@@ -59,8 +59,8 @@ print(r.samples_read, r.copies)
 """
 
 
-def cpu_of(command: list[str], root: Path, cache: Path) -> tuple[float, int, str]:
-    """CPU seconds (user + system), peak KiB and standard output of one process."""
+def cpu_of(command: list[str], root: Path, cache: Path) -> tuple[float, float, int, str]:
+    """CPU seconds (user + system), user seconds, peak KiB and standard output of one process."""
     env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     # both sides start from byte code, as an installed program does, and without idle BLAS threads
     env |= {"PYTHONPATH": str(root), "PYTHONPYCACHEPREFIX": str(cache), "OPENBLAS_NUM_THREADS": "1"}
@@ -72,7 +72,7 @@ def cpu_of(command: list[str], root: Path, cache: Path) -> tuple[float, int, str
         text = stdout.read().decode()
     if process.returncode:
         raise SystemExit(f"{command[0]} … ended with {process.returncode}")
-    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss, text
+    return usage.ru_utime + usage.ru_stime, usage.ru_utime, usage.ru_maxrss, text
 
 
 def subset_of(tars: Path, keep: float, path: Path) -> int:
@@ -97,6 +97,7 @@ def measure(tars: Path, keep: float, pairs: int, peer_python: str, work: Path) -
     subset = work / "subset.npy"
     samples = subset_of(tars, keep, subset)
     rows: dict[str, list[float]] = {"peer": [], "ours": [], "indexed": []}
+    users: dict[str, list[float]] = {who: [] for who in rows}
     peaks = dict.fromkeys(rows, 0)
     answers = {}
     for turn in range(pairs + 1):  # the first turn warms the caches
@@ -105,11 +106,12 @@ def measure(tars: Path, keep: float, pairs: int, peer_python: str, work: Path) -
             out.mkdir()
             python, code = (peer_python, PEER) if who == "peer" else (sys.executable, OURS)
             extra = [str(work / "index")] if who == "indexed" else []
-            seconds, peak, text = cpu_of(
+            seconds, user, peak, text = cpu_of(
                 [python, "-c", code, str(tars), str(subset), str(out), *extra], root, work / "pyc"
             )
             if turn:
                 rows[who].append(seconds)
+                users[who].append(user)
             peaks[who] = max(peaks[who], peak)
             answers[who] = text.split()
             shutil.rmtree(out)
@@ -120,6 +122,7 @@ def measure(tars: Path, keep: float, pairs: int, peer_python: str, work: Path) -
         "kept": int(answers["ours"][1]),
         "cpu_seconds": {who: round(statistics.median(values), 3) for who, values in rows.items()},
         "ratio": round(statistics.median(ratios), 2),
+        "user_ratio": round(statistics.median(users["peer"]) / statistics.median(users["ours"]), 2),
         "ratio_range": [round(min(ratios), 2), round(max(ratios), 2)],
         "peak_MiB": {who: peak // 1024 for who, peak in peaks.items()},
     }

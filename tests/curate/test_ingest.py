@@ -16,9 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from curate import _ingest_tars as _tars
 from curate.ingest import exit_error, import_pool
 from curate.pool import MANIFEST_NAME, Pool
-from headwater.errors import BadInputs, IntegrityError, MissingInput, UsageError
+from curate.validate import validate_pool
+from headwater.errors import BadInputs, HeadwaterError, IntegrityError, MissingInput, UsageError
 from headwater.executor import Executor
 from headwater.manifest import Manifest, verify_entries
 from headwater.steps import Outcome, RunOptions
@@ -179,7 +181,7 @@ def test_a_truncated_tar_keeps_the_samples_before_the_cut(tmp_path: Path, cut: i
     # a sample here is two members of two blocks each, and the last byte of its caption is the 1,546th
     path = write_tar(tmp_path / "src" / "a.tar", [sample(f"k{n}") for n in range(4)])
     path.write_bytes(path.read_bytes()[:cut])
-    outcome = run(tmp_path / "src", tmp_path / "pool", on_bad="drop", uid="compute")
+    outcome = run(tmp_path / "src", tmp_path / "pool", on_bad="drop", uid="make")
     whole, rest = sum(cut >= 2048 * n + 1546 for n in range(4)), cut % 2048
     if whole == 1 and rest and cut < 2048 + 512 + len(picture()):
         whole = 0  # nothing before it shows what a whole sample of this tar has
@@ -273,8 +275,8 @@ def test_uid_policies(tmp_path: Path) -> None:
     write_tar(tmp_path / "src" / "a.tar", [sample("k0", uid="0" * 32, text="x"), sample("k1", text="y")])
     run(tmp_path / "src", tmp_path / "auto")
     assert rows_of(tmp_path / "auto")[0]["uid"] == "0" * 32
-    run(tmp_path / "src", tmp_path / "compute", uid="compute")
-    assert rows_of(tmp_path / "compute")[0]["uid"] != "0" * 32
+    run(tmp_path / "src", tmp_path / "make", uid="make")
+    assert rows_of(tmp_path / "make")[0]["uid"] != "0" * 32
     with pytest.raises(IntegrityError, match="sample k1: no uid"):
         run(tmp_path / "src", tmp_path / "source", uid="source")
     with pytest.raises(UsageError, match="did you mean 'auto'"):
@@ -627,3 +629,57 @@ def test_the_clip_art_pool(tmp_path: Path) -> None:
             name: told[uid][name] for name in (*COLUMNS, "keywords", "license", "key") if name in told[uid]
         }
         assert {name: row[name] for name in expected} == expected
+
+
+def test_a_full_disk_leaves_nothing_under_the_final_name(tmp_path: Path, small_disk: Path) -> None:
+    digests = [hashlib.sha256(str(n).encode()).hexdigest() for n in range(60_000)]
+    pq.write_table(pa.table({"url": digests, "text": digests[::-1]}), tmp_path / "t.parquet")
+    with pytest.raises(HeadwaterError, match="no space left") as error:
+        run(tmp_path / "t.parquet", small_disk / "pool")
+    assert error.value.exit_code == 1
+    assert not (small_disk / "pool").exists()
+
+
+def test_an_interrupted_import_goes_on_and_ends_with_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "src"
+    for number in range(4):
+        write_tar(source / f"{number}.tar", [sample(f"{number}{n}", text=f"{number} {n}") for n in range(3)])
+    whole = run(source, tmp_path / "whole")
+    read: list[str] = []
+
+    def stopping(unit: Any) -> Any:
+        read.append(unit.name)
+        if len(read) == 3:
+            raise KeyboardInterrupt
+        return _tars.import_tar(unit)
+
+    monkeypatch.setattr("curate._ingest_pool.import_tar", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        run(source, tmp_path / "pool")
+    assert not (tmp_path / "pool").exists()
+    kept = {p.name: p.stat().st_mtime_ns for p in (tmp_path / ".pool.headwater" / "parts").iterdir()}
+    assert {"000000.json", "000001.json"} <= kept.keys()
+    again = run(source, tmp_path / "pool")
+    assert again.step.identity == whole.step.identity
+    assert not (tmp_path / ".pool.headwater").exists()
+
+
+@pytest.mark.parametrize("start", range(0, 120, 10))
+def test_damaged_bytes_of_a_table_never_end_in_another_kind_of_error(
+    tmp_path: Path, tiny_pool: Any, start: int
+) -> None:
+    path = tiny_pool(rows=40, shards=1)
+    whole = (path / "00000000.parquet").read_bytes()
+    random = np.random.default_rng(start)
+    for number in range(start, start + 10):
+        damaged = bytearray(whole)
+        for at in random.integers(0, len(whole), 1 + number % 5):
+            damaged[at] ^= 1 << int(random.integers(8))
+        (path / "00000000.parquet").write_bytes(damaged)
+        validate_pool(path, deep=True, executor=SERIAL)
+        try:
+            run(path, tmp_path / f"out{number}", on_bad="drop")
+        except (IntegrityError, UsageError):
+            assert not (tmp_path / f"out{number}").exists()

@@ -34,7 +34,7 @@ def uids(n: int, *, start: int = 0) -> list[str]:
 
 def write(folder: Path, name: str = "a.parquet", **columns: Any) -> Path:
     folder.mkdir(exist_ok=True)
-    rows = next((len(values) for values in columns.values()), 4)
+    rows = next((len(values) for values in columns.values() if values is not None), 4)
     table = {
         "uid": pa.array(uids(rows), pa.string()),
         "text": pa.array([f"caption {n}" for n in range(rows)], pa.string()),
@@ -180,6 +180,9 @@ def test_a_missing_column_is_damage(tmp_path: Path) -> None:
     found = check(tmp_path / "pool")
     assert places(found, "column_missing") == [("b", "sha256", None)]
     assert isinstance(found.exit_error(), IntegrityError)
+    write(tmp_path / "kinds", text=[1, 2, 3, 4], original_width=["a"] * 4)
+    kinds = check(tmp_path / "kinds")
+    assert places(kinds, "wrong_type") == [("a", "text", None), ("a", "original_width", None)]
     write(tmp_path / "other", uid=None)
     assert places(check(tmp_path / "other"), "no_uid_column") == [("a", "uid", None)]
 
@@ -214,7 +217,8 @@ def test_a_flipped_bit_in_any_page_is_found_by_deep(tmp_path: Path) -> None:
     for at in range(metadata.num_columns):
         column = metadata.column(at)
         damaged = bytearray(whole)
-        damaged[column.data_page_offset + column.total_compressed_size // 2] ^= 1
+        start = column.dictionary_page_offset or column.data_page_offset
+        damaged[start + column.total_compressed_size - 1] ^= 1  # the last byte of the last page
         (pool / "a.parquet").write_bytes(damaged)
         found = check(pool, deep=True)
         assert "bad_page" in found.totals, column.path_in_schema

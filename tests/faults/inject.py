@@ -65,14 +65,20 @@ def inject(
     nth: int,
     signal: str | None = None,
     error: str | None = None,
+    path: Path | None = None,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run `argv`; its `nth` (from 1) `call` delivers `signal` on entry, or returns `error` without being done."""
+    """Run `argv`; its `nth` (from 1) `call` delivers `signal` on entry, or returns `error` without being done.
+
+    With `path`, only calls on that file, by name or through a descriptor of it, count.
+    """
     if (signal is None) == (error is None):
         raise ValueError("name a signal or an error")
     what = f"signal=SIG{signal}" if signal else f"error={error}"
     options = ["-e", f"trace={call}", "-e", f"inject={call}:{what}:when={nth}"]
+    if path is not None:
+        options += ["-P", str(path)]
     return _strace([*options, "-o", os.devnull], argv, env, cwd)
 
 

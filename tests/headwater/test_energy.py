@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
+import os
 import sys
 import time
-from types import ModuleType, SimpleNamespace
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 from headwater import energy
-from headwater.energy import Meter, utc_now
+from headwater.energy import Meter, RatedPower, utc_now
 from headwater.manifest import Energy
 
 JOULES_PER_KWH = 3.6e6
@@ -28,39 +29,29 @@ def measure(meter: Meter | None = None) -> Energy:
 
 
 @pytest.fixture
-def meters(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """Metering switched on, with nothing installed and no GPU, until a test adds some."""
+def meters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    """Metering switched on, with no counters, no rated power and no GPU, until a test adds some."""
     monkeypatch.setenv("HEADWATER_METER", "auto")
-    monkeypatch.setitem(sys.modules, "codecarbon", None)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(energy, "read_rapl", dict)
+    monkeypatch.setattr(energy, "_ask_codecarbon", lambda: None)
     monkeypatch.setitem(sys.modules, "pynvml", None)
     exists = energy.os.path.exists
     monkeypatch.setattr(energy.os.path, "exists", lambda path: path != "/dev/nvidiactl" and exists(path))
     return monkeypatch
 
 
-def fake_codecarbon(
-    monkeypatch: pytest.MonkeyPatch, *, cpu: float, ram: float, mode: str, fail: str = ""
-) -> None:
-    class Tracker:
-        _hardware = (SimpleNamespace(_mode=mode),)
+def rated(monkeypatch: pytest.MonkeyPatch, *, cpu_watts: float = 100.0, ram_watts: float = 5.0) -> None:
+    monkeypatch.setattr(energy, "rated_power", lambda: RatedPower(cpu_watts, ram_watts, "codecarbon 9.9"))
 
-        def __init__(self, **options: Any) -> None:
-            if fail == "init":
-                raise RuntimeError("no sensor")
 
-        def start(self) -> None:
-            if fail == "start":
-                raise RuntimeError("no sensor")
-
-        def stop(self) -> None:
-            if fail == "stop":
-                raise RuntimeError("sensor went away")
-            self.final_emissions_data = SimpleNamespace(cpu_energy=cpu, ram_energy=ram, duration=1.0)
-
-    module = ModuleType("codecarbon")
-    module.OfflineEmissionsTracker = Tracker  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "codecarbon", module)
-    monkeypatch.setattr(importlib.metadata, "version", lambda name: "9.9")
+def zone(root: Path, name: str, microjoules: int | str, *, most: int | None = 10**9) -> Path:
+    folder = root / name
+    folder.mkdir(exist_ok=True)
+    (folder / "energy_uj").write_text(f"{microjoules}\n")
+    if most is not None:
+        (folder / "max_energy_range_uj").write_text(f"{most}\n")
+    return folder
 
 
 def fake_nvml(monkeypatch: pytest.MonkeyPatch, readings: list[int | None]) -> None:
@@ -110,36 +101,84 @@ def test_without_any_provider_the_joules_are_null(meters: pytest.MonkeyPatch) ->
 
 
 def test_a_model_is_called_a_model(meters: pytest.MonkeyPatch) -> None:
-    fake_codecarbon(meters, cpu=2e-6, ram=1e-6, mode="cpu_load")
+    rated(meters)
     record = measure()
-    assert record.modelled_joules == pytest.approx(3e-6 * JOULES_PER_KWH)
+    cpu, ram = parts(record)["cpu"], parts(record)["ram"]
+    assert cpu.joules == pytest.approx(100.0 * record.cpu_seconds / (os.cpu_count() or 1), rel=1e-3)
+    assert ram.joules == pytest.approx(5.0 * record.duration_seconds, rel=1e-3)
+    assert (cpu.quality, cpu.method, cpu.share) == ("modelled", "tdp_load", "process")
+    assert ram.quality == "assumed"
     assert record.measured_joules is None
-    assert parts(record)["cpu"].quality == "modelled" and parts(record)["cpu"].method == "tdp_load"
-    assert parts(record)["ram"].quality == "assumed"
+    assert record.modelled_joules == pytest.approx(cpu.joules + ram.joules)
     assert record.provider == "codecarbon 9.9"
 
 
 def test_counters_are_measured_and_kept_apart(meters: pytest.MonkeyPatch) -> None:
-    fake_codecarbon(meters, cpu=2e-6, ram=1e-6, mode="intel_rapl")
+    rated(meters)
+    readings = iter([{Path("z"): 1_000_000}, {Path("z"): 3_500_000}])
+    meters.setattr(energy, "read_rapl", lambda: next(readings))
     record = measure()
-    assert record.measured_joules == pytest.approx(2e-6 * JOULES_PER_KWH)
-    assert record.modelled_joules == pytest.approx(1e-6 * JOULES_PER_KWH)
+    assert record.measured_joules == pytest.approx(2.5)
     assert parts(record)["cpu"].method == "rapl" and parts(record)["cpu"].share == "machine"
+    assert record.modelled_joules == parts(record)["ram"].joules
+    assert record.provider == "rapl"
 
 
-def test_a_reading_of_zero_is_not_known(meters: pytest.MonkeyPatch) -> None:
-    fake_codecarbon(meters, cpu=0.0, ram=0.0, mode="intel_rapl")
-    record = measure()
-    assert parts(record)["cpu"].joules is None and parts(record)["ram"].joules is None
-    assert record.measured_joules is None and record.modelled_joules is None
-    assert '"joules":0' not in record.model_dump_json().replace(" ", "")
+def test_the_counters_of_whole_packages_are_read(tmp_path: Path) -> None:
+    zone(tmp_path, "intel-rapl:0", 5)
+    zone(tmp_path, "intel-rapl:1", 7)
+    zone(tmp_path, "intel-rapl:0:0", 3)  # inside package 0
+    zone(tmp_path, "intel-rapl:2", "not a number")
+    (tmp_path / "intel-rapl:3").mkdir()  # no counter
+    found = {path.name: value for path, value in energy.read_rapl(tmp_path).items()}
+    assert found == {"intel-rapl:0": 5, "intel-rapl:1": 7}
+    assert energy.read_rapl(tmp_path / "none") == {}
 
 
-@pytest.mark.parametrize("fail", ["init", "start", "stop"])
-def test_a_meter_that_fails_never_ends_the_work(fail: str, meters: pytest.MonkeyPatch) -> None:
-    fake_codecarbon(meters, cpu=1.0, ram=1.0, mode="rapl", fail=fail)
+def test_a_counter_that_wrapped_is_put_right(tmp_path: Path) -> None:
+    path = zone(tmp_path, "intel-rapl:0", 0, most=1_000_000)
+    assert energy.rapl_joules({path: 900_000}, {path: 400_000}) == pytest.approx(0.5)
+
+
+def test_counters_that_cannot_be_believed_are_unknown(tmp_path: Path) -> None:
+    bare = zone(tmp_path, "intel-rapl:0", 0, most=None)
+    small = zone(tmp_path, "intel-rapl:1", 0, most=10)
+    assert energy.rapl_joules({bare: 9}, {bare: 4}) is None
+    assert energy.rapl_joules({small: 900}, {small: 4}) is None
+    assert energy.rapl_joules({bare: 4, small: 4}, {bare: 9}) is None
+    assert energy.rapl_joules({}, {}) is None
+    assert energy.rapl_joules({bare: 4}, {bare: 4}) is None  # never 0
+
+
+def test_the_rated_power_is_looked_up_once(meters: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("codecarbon")
+    asked: list[int] = []
+    meters.setattr(energy, "_ask_codecarbon", lambda: asked.append(1) or (80.0, 6.0))  # type: ignore[func-returns-value]
+    first = energy.rated_power()
+    assert first is not None and (first.cpu_watts, first.ram_watts) == (80.0, 6.0)
+    assert energy.rated_power() == first and len(asked) == 1
+    for content in (b"", b"[]", b"{}", b"\xff", b'{"machine": 1}'):
+        (tmp_path / "cache" / "headwater" / "power.json").write_bytes(content)
+        assert energy.rated_power() == first
+    assert len(asked) == 6
+
+
+def test_a_cache_that_cannot_be_written_costs_time_only(meters: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("codecarbon")
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    meters.setattr(energy, "_ask_codecarbon", lambda: (80.0, 6.0))
+    assert energy.rated_power() is not None
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no home"), ValueError("odd"), OSError("gone")])
+def test_a_meter_that_fails_never_ends_the_work(error: Exception, meters: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise error
+
+    meters.setattr(energy, "rated_power", fail)
     record = measure()
     assert {c.device: c.joules for c in record.components} == {"cpu": None, "ram": None}
+    assert record.measured_joules is None and record.modelled_joules is None
 
 
 def test_a_gpu_counter_is_measured(meters: pytest.MonkeyPatch) -> None:
@@ -158,10 +197,12 @@ def test_a_gpu_counter_that_misbehaves_is_null(after: int | None, meters: pytest
 
 
 def test_carbon_needs_both_figures_that_the_user_states(meters: pytest.MonkeyPatch) -> None:
-    fake_codecarbon(meters, cpu=1e-3, ram=1e-3, mode="cpu_load")
+    rated(meters)
     assert measure(Meter("s", carbon_g_per_kwh=500)).kg_co2e is None
     assert measure(Meter("s", pue=1.5)).kg_co2e is None
-    assert measure(Meter("s", carbon_g_per_kwh=500, pue=1.5)).kg_co2e == pytest.approx(2e-3 * 1.5 * 0.5)
+    record = measure(Meter("s", carbon_g_per_kwh=500, pue=1.5))
+    assert record.modelled_joules is not None
+    assert record.kg_co2e == pytest.approx(record.modelled_joules / JOULES_PER_KWH * 1.5 * 0.5)
 
 
 def test_times_are_rfc3339_in_utc() -> None:
@@ -175,11 +216,12 @@ def test_energy_round_trips(meters: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_the_real_tracker_says_how_it_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_real_tables_say_how_they_know(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pytest.importorskip("codecarbon")
     monkeypatch.setenv("HEADWATER_METER", "auto")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     record = measure()
-    assert record.provider.startswith("codecarbon ")
+    assert record.provider == "rapl" or record.provider.startswith("codecarbon ")
     for component in record.components:
+        assert (component.joules is None) == (component.quality == "none")
         assert component.joules is None or component.joules > 0
-        assert (component.joules is None) <= (component.quality != "measured")

@@ -114,20 +114,20 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
         "    next(results)\n"
     )
     (tmp_path / "parent.py").write_text(script)
-    parent = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-P", "parent.py"],
         cwd=tmp_path,
         env=clean_environment(tmp_path, PYTHONPATH=str(ROOT)),
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-    )
-    assert parent.stdout is not None
-    worker = int(parent.stdout.readline())
-    assert alive(worker)
-    parent.send_signal(signal.SIGKILL)
-    parent.wait(10)
-    parent.stdout.close()
+    ) as parent:
+        assert parent.stdout is not None
+        try:
+            worker = int(parent.stdout.readline())
+            assert alive(worker)
+        finally:
+            parent.send_signal(signal.SIGKILL)
     deadline = time.monotonic() + 8
     while alive(worker) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -143,3 +143,43 @@ def test_an_unknown_engine_offers_the_nearest() -> None:
 def test_workers_must_be_at_least_one(workers: int) -> None:
     with pytest.raises(UsageError, match="at least 1"):
         Executor("pool", workers)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_command_and_its_workers(number: signal.Signals, tmp_path: Path) -> None:
+    script = (
+        "import sys, click\n"
+        "from headwater.options import common, run_command\n"
+        "from tests.faults import tasks\n"
+        "@click.command()\n"
+        "@common\n"
+        "def work(settings):\n"
+        "    for found in settings.executor().map_shards(tasks.sleep_long, [0, 1, 2]):\n"
+        "        print(found, flush=True)\n"
+        "if __name__ == '__main__':\n"
+        "    sys.exit(run_command(work, ['--workers', '2']))\n"
+    )
+    (tmp_path / "command.py").write_text(script)
+    with subprocess.Popen(
+        [sys.executable, "-P", "command.py"],
+        cwd=tmp_path,
+        env=clean_environment(tmp_path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as command:
+        assert command.stdout is not None
+        try:
+            worker = int(command.stdout.readline())
+            before = time.monotonic()
+            command.send_signal(number)
+            _, errors = command.communicate(timeout=20)
+            seconds = time.monotonic() - before
+        finally:
+            command.kill()
+    assert command.returncode == 130 and seconds < 2
+    assert errors == f"headwater: stopped by {number.name}\n"
+    deadline = time.monotonic() + 2
+    while alive(worker) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive(worker)

@@ -1,0 +1,208 @@
+"""`headwater subset …`: parse, call, render."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from curate.commands import ANY, FILE, open_pool, step_result, with_pool_options
+from headwater.options import Settings, common, emit
+
+
+@click.group("subset")
+def subset_group() -> None:
+    """Combine, sample and compare subset files."""
+
+
+def _load(paths: tuple[Path, ...], *, unsorted: bool = False) -> list[Any]:
+    from curate._order import sort_words
+    from curate.subset import load_words
+
+    words = [load_words(path, check_sorted=not unsorted) for path in paths]
+    return [sort_words(w) for w in words] if unsorted else words
+
+
+def _subset_step(
+    settings: Settings, what: str, output: Path, inputs: tuple[Path, ...], config: dict[str, Any], make: Any
+) -> dict[str, Any]:
+    """Run one operation of the algebra as a Step."""
+    from curate.algebra import subset_plan, subset_step
+
+    plan = subset_plan(what, output, inputs, config, settings.seed)
+    outcome = subset_step(plan, make, settings.run_options())
+    result = step_result(outcome, plan)
+    if outcome is not None:
+        counts = outcome.step.identity.counts
+        result["text"] = f"{output}: {counts.extra['entries_written']:,} entries"
+    return result
+
+
+_OUT = click.option("-o", "--output", type=ANY, required=True, help="The subset file to write.")
+_UNSORTED = click.option("--unsorted", is_flag=True, help="Accept inputs that are not sorted, and sort them.")
+
+
+@subset_group.command("union")
+@click.argument("files", nargs=-1, required=True, type=FILE)
+@_OUT
+@_UNSORTED
+@common
+def union(settings: Settings, *, files: tuple[Path, ...], output: Path, unsorted: bool) -> dict[str, Any]:
+    """Every uid of any FILE, as often as in the one that has it most."""
+    from curate import subset
+
+    return _subset_step(
+        settings, "union", output, files, {}, lambda: subset.union(_load(files, unsorted=unsorted))
+    )
+
+
+@subset_group.command("intersect")
+@click.argument("files", nargs=-1, required=True, type=FILE)
+@_OUT
+@_UNSORTED
+@common
+def intersect(settings: Settings, *, files: tuple[Path, ...], output: Path, unsorted: bool) -> dict[str, Any]:
+    """Every uid that all FILES have, as often as in the one that has it least."""
+    from curate import subset
+
+    return _subset_step(
+        settings, "intersect", output, files, {}, lambda: subset.intersect(_load(files, unsorted=unsorted))
+    )
+
+
+@subset_group.command("subtract")
+@click.argument("first", type=FILE)
+@click.argument("others", nargs=-1, required=True, type=FILE)
+@_OUT
+@_UNSORTED
+@common
+def subtract(
+    settings: Settings, *, first: Path, others: tuple[Path, ...], output: Path, unsorted: bool
+) -> dict[str, Any]:
+    """Entries of FIRST whose uid is in none of the OTHERS."""
+    from curate import subset
+
+    def make() -> Any:
+        words = _load((first, *others), unsorted=unsorted)
+        return subset.subtract(words[0], words[1:])
+
+    return _subset_step(settings, "subtract", output, (first, *others), {}, make)
+
+
+@subset_group.command("sample")
+@click.argument("file", type=FILE)
+@click.option("--count", type=int, help="How many entries.")
+@click.option("--fraction", type=float, help="Share of the entries.")
+@_OUT
+@common
+def sample(
+    settings: Settings, *, file: Path, count: int | None, fraction: float | None, output: Path
+) -> dict[str, Any]:
+    """A uniform choice of entries, without replacement (--seed)."""
+    from curate import subset
+
+    config = {"count": count, "fraction": fraction}
+
+    def make() -> Any:
+        return subset.sample(_load((file,))[0], count=count, fraction=fraction, seed=settings.seed or 0)
+
+    return _subset_step(settings, "sample", output, (file,), config, make)
+
+
+@subset_group.command("repeat")
+@click.argument("file", type=FILE)
+@click.option("--times", type=int, required=True, help="How often every entry occurs in the result.")
+@_OUT
+@common
+def repeat(settings: Settings, *, file: Path, times: int, output: Path) -> dict[str, Any]:
+    """Every entry several times."""
+    from curate import subset
+
+    return _subset_step(
+        settings, "repeat", output, (file,), {"times": times}, lambda: subset.repeat(_load((file,))[0], times)
+    )
+
+
+@subset_group.command("soft-cap")
+@click.argument("file", type=FILE)
+@click.argument("pool", type=ANY)
+@click.option("--column", required=True, help="Score column of the pool.")
+@click.option("--count", type=int, required=True, help="How many samples to draw.")
+@click.option(
+    "--penalty",
+    type=float,
+    default=0.15,
+    show_default=True,
+    help="Taken from a row's score each time it is drawn.",
+)
+@click.option(
+    "--batch", type=int, default=100_000, show_default=True, help="Rows drawn without replacement at a time."
+)
+@click.option(
+    "--scale",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="The score is multiplied by this to become a logit.",
+)
+@_OUT
+@with_pool_options
+@common
+def soft_cap(
+    settings: Settings,
+    *,
+    file: Path,
+    pool: Path,
+    column: str,
+    count: int,
+    penalty: float,
+    batch: int,
+    scale: float,
+    output: Path,
+    cache: Path | None,
+    distrust_cache: bool,
+) -> dict[str, Any]:
+    """Draw COUNT samples from FILE by a score of POOL, with repeats: soft-cap sampling (FLYT, arXiv 2503.08805)."""
+    from curate import subset
+    from curate.algebra import scores_of
+
+    opened = open_pool(pool, cache, distrust_cache)
+    config = {
+        "column": column,
+        "count": count,
+        "penalty": penalty,
+        "batch": batch,
+        "scale": scale,
+        "pool": opened.id,
+    }
+
+    def make() -> Any:
+        words = subset.unique(_load((file,))[0])
+        scores = scores_of(opened, words, column) * scale
+        return subset.soft_cap(
+            words, scores, count=count, penalty=penalty, batch=batch, seed=settings.seed or 0
+        )
+
+    return _subset_step(settings, "soft-cap", output, (file,), config, make)
+
+
+@subset_group.command("diff")
+@click.argument("a", type=FILE)
+@click.argument("b", type=FILE)
+@common
+def diff(settings: Settings, *, a: Path, b: Path) -> None:
+    """How two subset files differ. Ends with 1 when they do."""
+    from curate import subset
+
+    words = _load((a, b))
+    facts = subset.difference(words[0], words[1])
+    equal = words[0].shape == words[1].shape and bool((words[0] == words[1]).all())
+    lines = [
+        f"{'equal' if equal else 'different'}: {a} {facts['entries_a']:,} entries, {b} {facts['entries_b']:,} entries"
+    ]
+    lines.append(
+        f"  uids only in {a.name}: {facts['only_in_a']:,}; only in {b.name}: {facts['only_in_b']:,}; in both: {facts['in_both']:,}"
+    )
+    emit({"equal": equal, **facts, "text": "\n".join(lines)}, as_json=settings.as_json)
+    click.get_current_context().exit(0 if equal else 1)

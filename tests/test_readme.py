@@ -1,0 +1,85 @@
+"""The README is executed: its commands run in order, its help text is the command's own."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\S+)(?: (\S+))?\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def _environment(tmp_path: Path) -> dict[str, str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "XDG_CACHE_HOME": str(tmp_path / "cache"), "COLUMNS": "100"}
+
+
+def test_every_command_runs(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    commands = [
+        line
+        for kind, mode, text in BLOCKS
+        if (kind, mode) == ("sh", "run")
+        for line in text.splitlines()
+        if line
+    ]
+    assert len(commands) >= 15, "the README has lost its commands"
+    for command in commands:
+        done = subprocess.run(
+            ["bash", "-c", command],
+            cwd=tmp_path,
+            env=_environment(tmp_path),
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+    assert list((tmp_path / "shards").glob("*.tar"))
+
+
+def test_rule_in_the_readme_is_valid(tmp_path: Path) -> None:
+    from curate.rules import load_rule
+
+    rules = [text for kind, _, text in BLOCKS if kind == "yaml"]
+    assert rules
+    for text in rules:
+        (tmp_path / "rule.yaml").write_text(text)
+        assert load_rule(tmp_path / "rule.yaml").keep
+
+
+@pytest.mark.parametrize("command", [mode for kind, mode, _ in BLOCKS if kind == "help"])
+def test_help_is_up_to_date(command: str, tmp_path: Path) -> None:
+    text = next(text for kind, mode, text in BLOCKS if (kind, mode) == ("help", command))
+    shown = help_text(command, _environment(tmp_path))
+    assert text == shown, "run `make readme` to write the help text anew"
+
+
+def help_text(command: str, environment: dict[str, str]) -> str:
+    """What `headwater COMMAND --help` prints on 100 columns."""
+    done = subprocess.run(
+        ["headwater", *command.split(), "--help"], env=environment, capture_output=True, text=True, check=True
+    )
+    return "\n".join(line.rstrip() for line in done.stdout.splitlines()) + "\n"
+
+
+def write_help() -> None:
+    """Put the current help texts into the README."""
+    environment = _environment(ROOT)
+
+    def fill(match: re.Match[str]) -> str:
+        return f"```help {match[1]}\n{help_text(match[1], environment)}```"
+
+    text = re.sub(r"^```help (\S+)\n.*?^```$", fill, README, flags=re.MULTILINE | re.DOTALL)
+    (ROOT / "README.md").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_help()
