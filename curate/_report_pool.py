@@ -13,14 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curate import shardpass
-from curate._report_data import GROUP_COLUMNS, TEXT, Facts, ScanTask, choose_axes, gather
+from curate._report_data import GROUP_COLUMNS, LIGHT_ROWS, TEXT, Facts, ScanTask, choose_axes, gather
 from curate._report_groups import Groups, find_groups
 from curate._report_measure import Axis, Measure, collect
 from curate.filtering import Ready, prepare, run_passes
 from curate.pool import Pool, family
 from curate.reasons import meanings
 from curate.rules import RuleFile
-from curate.sidecars import ScorerRef, known_scorers
+from curate.sidecars import ScorerRef, known_scorers, sidecar_path
 from headwater.console import say
 from headwater.errors import IntegrityError, MissingInput
 from headwater.executor import Executor
@@ -84,7 +84,11 @@ def look(
     with tempfile.TemporaryDirectory(prefix="headwater-report-") as folder:
         parts = Path(folder)
         if not any(_read_reasons(ready, file, parts, record) for file in reasons_files):
-            run_passes(ready, parts, executor, keep_reasons=True, use_index=True)
+            # with the costly scores stored, judging the rows again is light work
+            light = pool.rows < LIGHT_ROWS and _scores_stored(ready)
+            run_passes(
+                ready, parts, Executor("serial") if light else executor, keep_reasons=True, use_index=True
+            )
         cuts = {}
         for position, entry in enumerate(record.details.get("funnel", [])):
             if isinstance(entry.get("cut"), int | float) and entry.get("column"):
@@ -98,6 +102,13 @@ def look(
         )
         say("warning", seen.notes[-1])
     return seen
+
+
+def _scores_stored(ready: Ready) -> bool:
+    costly = {ref.name: ref for ref in ready.scorers.values() if ref.costly}.values()
+    return all(
+        sidecar_path(ready.pool.cache, ref, s.name).is_file() for ref in costly for s in ready.pool.shards
+    )
 
 
 def _scan(

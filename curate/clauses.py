@@ -223,10 +223,9 @@ def listed(values: list[Any], type_: pa.DataType) -> pa.Array:
         if not pa.types.is_integer(type_):
             return pa.array(values).cast(type_) if values else pa.array([], type_)
         bounds = np.iinfo(type_.to_pandas_dtype())
-        whole = pa.array(values, pa.float64()).to_pylist() if values else []  # refuses text
-        if not all(value.is_integer() for value in whole):
-            raise pa.ArrowInvalid("not whole numbers")
-        return pa.array([int(v) for v in values if bounds.min <= v <= bounds.max], type_)
+        if any(isinstance(value, str) or value != int(value) for value in values):
+            raise ValueError("not whole numbers")
+        return pa.array([int(value) for value in values if bounds.min <= value <= bounds.max], type_)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise UsageError(f"values {values!r} do not fit a column of {type_}") from error
 
@@ -253,7 +252,8 @@ def _at_least(values: npt.NDArray[Any], missing: Mask | None, value: float | int
     if values.dtype.kind == "f":
         true = values >= values.dtype.type(value)  # the cut is compared in the column's own precision
     else:
-        true = values >= (math.ceil(value) if math.isfinite(value) else value)  # exact, never as doubles
+        least = math.ceil(value) if math.isfinite(value) else value
+        true = np.asarray(values >= least)  # exact, never as doubles
     return true if missing is None else true & ~missing
 
 

@@ -24,13 +24,15 @@ from curate.pool import Pool
 from curate.questions import Question, first_question
 from curate.rules import Clause, RuleFile
 from curate.shardpass import KEPT, Pass, Result, Task, run_pass
-from curate.sidecars import ScorerRef, known_scorers
+from curate.sidecars import ScorerRef, known_scorers, sidecar_path
+from curate.subset import HEADER_BYTES as SUBSET_HEADER_BYTES
 from curate.subset import Words, merge_to
 from headwater.console import track
 from headwater.errors import BadInputs, UsageError, nearest
 from headwater.executor import Executor
+from headwater.files import named_io
 from headwater.manifest import Counts, InputRef
-from headwater.steps import Outcome, Plan, RunOptions, Work, run_step
+from headwater.steps import Outcome, Plan, RunOptions, Work, check_output, run_step
 
 STEP = "filter-pool"
 VERSION = 1
@@ -38,7 +40,8 @@ MAX_CLAUSES = 120
 IN_MEMORY_ROWS = (
     4_000_000  # 64 MB of uids; a pool this size is filtered again faster than its parts are checked
 )
-LIGHT_ROWS = 2_000_000  # below this, and without a costly scorer, starting processes costs more than the work
+LIGHT_ROWS = 2_000_000  # below this, starting processes costs more than the work
+COSTLY_LIGHT_ROWS = 20_000  # the same, when a costly scorer has rows to score
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,7 @@ def _pool_type(pool: Pool, name: str, who: str, offered: set[str] = frozenset())
 
 def plan_filter(ready: Ready, output: Path, *, keep_repeats: bool) -> Plan:
     """The Step that this rule over this pool is."""
+    check_output(output)  # before every shard is read for the pool's id
     rule = ready.rule.model_dump(
         mode="json", by_alias=True, exclude_none=True, exclude={"summary", "source", "parameters"}
     )
@@ -174,7 +178,8 @@ def _filter(
         ready, job.parts, executor, keep_reasons=reasons is not None, use_index=use_index
     )
     runs = [_words(result.run) for result in results if result.kept]
-    with open(job.stage, "wb") as handle:
+    needed = SUBSET_HEADER_BYTES + 16 * sum(result.kept for result in results)
+    with named_io(job.output or job.stage, bytes_needed=needed), open(job.stage, "wb") as handle:
         written, surplus, repeated = merge_to(handle, runs, once=not keep_repeats)
     counts = _counts(ready, results, written, 0 if keep_repeats else surplus)
     job.details.update(_details(ready, states, results, counts))
@@ -221,7 +226,7 @@ def run_passes(
         use_index=use_index,
         store_scores=store_scores,
     )
-    light = ready.pool.rows < LIGHT_ROWS and not (ready.costly and ready.pool.rows > 20_000)
+    light = ready.pool.rows < (COSTLY_LIGHT_ROWS if _to_score(ready) else LIGHT_ROWS)
     at = 0
     for position in sorted(barriers):
         questions = barriers[position]
@@ -247,6 +252,12 @@ def run_passes(
     results = list(_run(ready, final, executor, light, f"filter by {ready.rule.name}"))
     _add(merged, results, at)
     return states, merged
+
+
+def _to_score(ready: Ready) -> bool:
+    """Whether a costly scorer has shards that it has not seen."""
+    costly = {ref for ref in ready.scorers.values() if ref.costly}
+    return any(not sidecar_path(ready.pool.cache, ref, s.name).is_file() for ref in costly for s in ready.pool.shards)
 
 
 def _barriers(ready: Ready) -> dict[int, list[Question]]:

@@ -30,7 +30,7 @@ from curate.views import Column, IndexView, RawView
 from headwater.console import say, track
 from headwater.errors import IntegrityError
 from headwater.executor import Executor
-from headwater.files import atomic_file, named_io
+from headwater.files import atomic_file, named_io, remove_stale_temporaries
 
 VERSION = 1
 ROW_GROUP_ROWS = 131_072
@@ -53,7 +53,7 @@ def index_view(cache: Path, shard: Shard, sha256: str) -> IndexView | None:
     try:
         footer = pq.read_metadata(path)
         facts = dict(json.loads((footer.metadata or {}).get(METADATA_KEY, b"{}")))
-        if footer.num_rows != shard.rows:
+        if facts.get("shard_sha256") == sha256 and footer.num_rows != shard.rows:
             raise ValueError(f"{footer.num_rows:,} rows for the shard's {shard.rows:,}")
     except (pa.ArrowException, OSError, ValueError, TypeError) as error:
         say("warning", f"{path}: cannot be read and is ignored ({str(error).splitlines()[0]})")
@@ -77,6 +77,9 @@ class _Job:
 
 def build_index(pool: Pool, executor: Executor, *, force: bool = False) -> dict[str, Any]:
     """Index every shard that has no fitting index yet. Returns {shards, built, rows, bytes}."""
+    with named_io(pool.cache):  # before every shard is read for the pool's id
+        (pool.cache / "index").mkdir(parents=True, exist_ok=True)
+        remove_stale_temporaries(pool.cache / "index")
     _ = pool.id
     jobs = []
     for shard in pool.shards:
@@ -85,8 +88,6 @@ def build_index(pool: Pool, executor: Executor, *, force: bool = False) -> dict[
             jobs.append(
                 _Job(shard, sha256, pool.cache, {name: pool.column_type(name) for name in _columns(pool)})
             )
-    with named_io(pool.cache):
-        (pool.cache / "index").mkdir(parents=True, exist_ok=True)
     with track("index", total=sum(job.shard.rows for job in jobs), unit="rows") as bar:
         light = sum(job.shard.rows for job in jobs) < 500_000
         for rows in executor.map_shards(_index_shard, jobs, light=light):

@@ -20,7 +20,7 @@ from curate._pages import words_of
 from curate.subset import from_hex
 from curate.views import RawView
 from headwater.executor import Executor
-from headwater.files import atomic_file
+from headwater.files import atomic_file, remove_stale_temporaries
 
 if TYPE_CHECKING:
     from curate.filtering import Ready
@@ -59,6 +59,7 @@ def write_reasons(ready: Ready, parts: Path, path: Path) -> None:
     for code, (verdict, reason) in table.items():
         verdict_of[code] = verdicts.index(verdict)
         reason_of[code] = -1 if reason is None else reasons.index(reason)
+    remove_stale_temporaries(path.parent, path.name)
     with (
         atomic_file(path) as handle,
         pq.ParquetWriter(handle, SCHEMA, compression="zstd", compression_level=1) as writer,

@@ -18,7 +18,7 @@ from headwater.errors import BadInputs, UsageError
 from headwater.executor import Executor
 from headwater.hashing import DigestCache, digest_file
 from headwater.manifest import Counts, InputRef, identity_id
-from headwater.steps import Outcome, Plan, RunOptions, Work, run_step
+from headwater.steps import Outcome, Plan, RunOptions, Work, check_output, run_step
 
 STEP = "reshard"
 VERSION = 1
@@ -78,6 +78,7 @@ def plan_reshard(
     """The Step that these shards, this subset and this layout are."""
     if output.resolve() == folder.resolve():
         raise UsageError(f"-o {output}: is the folder of the input shards", hint="write to another folder")
+    check_output(output, "folder")
     load_words(subset)  # refuses a file that is not a sorted subset before anything is read
     inputs = [
         InputRef(role="shards", id=shards_id(folder, shards, cache, distrust_cache=distrust_cache)),

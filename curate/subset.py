@@ -22,6 +22,7 @@ from headwater.files import named_io
 UID = np.dtype([("f0", "<u8"), ("f1", "<u8")])
 Words = npt.NDArray[np.uint64]
 CHECK_ROWS = 1 << 22
+HEADER_BYTES = 128
 
 
 def load_words(path: Path, *, check_sorted: bool = True) -> Words:
@@ -85,13 +86,13 @@ def header(count: int) -> bytes:
 
 def write_sorted(handle: BinaryIO, blocks: Iterator[Words] | Sequence[Words]) -> int:
     """Write sorted blocks as one subset file into `handle` (seekable); returns the count."""
-    handle.write(header(0).ljust(128))
+    handle.write(header(0).ljust(HEADER_BYTES))
     count = 0
     for block in blocks:
         handle.write(np.ascontiguousarray(block, "<u8").data)
         count += len(block)
     real = header(count)
-    if len(real) != 128:
+    if len(real) != HEADER_BYTES:
         raise IntegrityError("the .npy header has not the usual 128 bytes")
     handle.seek(0)
     handle.write(real)
@@ -104,7 +105,7 @@ def merge_to(handle: BinaryIO, runs: Sequence[Words], *, once: bool) -> tuple[in
 
     Returns (written, surplus occurrences, up to ten of the uids that occur more than once). Memory is bounded.
     """
-    handle.write(header(0).ljust(128))
+    handle.write(header(0).ljust(HEADER_BYTES))
     written = surplus = 0
     last: Words = np.zeros((0, 2), "<u8")
     examples: list[str] = []

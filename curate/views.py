@@ -95,9 +95,13 @@ class RawBlock:
                 )
             if pa.types.is_dictionary(array.type):
                 array = array.dictionary_decode()
+            if pa.types.is_string_view(array.type):
+                array = array.cast(pa.large_string())  # Arrow cannot take rows of views
         wanted = self.types.get(name)
         if wanted is not None and array.type != wanted and family(wanted) != "text":
             array = array.cast(wanted)
+        if pa.types.is_float16(array.type):
+            array = array.cast(pa.float32())  # exact, and DuckDB reads it
         return plain(array)
 
     def uids(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:

@@ -7,10 +7,12 @@
     ├── MissingInput             10   a file or folder that was named is not there
     ├── Locked                   11   another process works on the same output
     ├── SignatureFailure         12   a signature or key does not fit
-    ├── IntegrityError           13   bytes are not what they claim to be
-    └── Cancelled               130   stopped by a signal
+    └── IntegrityError           13   bytes are not what they claim to be
 
-A message says what happened, to which object, and what to do next.
+    Cancelled                   130   stopped by a signal
+
+`Cancelled` is no Exception: a signal may arrive anywhere, also where a bad picture or a meter that fails is passed over, and
+must not be taken for one of those. A message says what happened, to which object, and what to do next.
 """
 
 from __future__ import annotations
@@ -80,10 +82,15 @@ class IntegrityError(HeadwaterError):
     exit_code = 13
 
 
-class Cancelled(HeadwaterError):
+class Cancelled(BaseException):
     """Stopped by a signal."""
 
     exit_code = 130
+    hint = None
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
 
 
 def _rebuild(kind: type[HeadwaterError], message: str, hint: str | None) -> HeadwaterError:

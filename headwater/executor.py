@@ -16,7 +16,7 @@ import resource
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
@@ -83,7 +83,7 @@ def _pool_map(
                 while submitted < len(shards) and len(pending) < in_flight:
                     pending.append(pool.submit(_measured, fn, shards[submitted]))
                     submitted += 1
-                result, usage = pending.popleft().result()
+                result, usage = _result(pending.popleft())
                 report_worker(*usage)
                 at += 1
                 yield result
@@ -116,7 +116,7 @@ def _report_server() -> None:
     """Account for the process that workers are forked from: it imported what they share."""
     from multiprocessing import forkserver
 
-    pid = getattr(forkserver._forkserver, "_forkserver_pid", None)
+    pid = getattr(forkserver._forkserver, "_forkserver_pid", None) or 0
     try:
         with open(f"/proc/{pid}/stat") as handle:
             fields = handle.read().rpartition(")")[2].split()
@@ -133,6 +133,13 @@ def _stop_server_at_exit() -> None:
 
     server: Any = forkserver._forkserver
     atexit.register(server._stop)
+
+
+def _result(future: Future[Result]) -> Result:
+    # in turns: a signal that arrives on the way into a wait is only seen at its end
+    while not wait([future], timeout=0.5).done:
+        pass
+    return future.result()
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:

@@ -111,9 +111,9 @@ def write_json(path: Path, document: Any, *, durable: bool = True) -> None:
         handle.write(text.encode() + b"\n")
 
 
-def remove_stale_temporaries(folder: Path, name: str) -> None:
-    """Delete `.NAME.tmp-PID` files whose process is gone."""
-    for path in folder.glob(f".{glob_escape(name)}.tmp-*"):
+def remove_stale_temporaries(folder: Path, name: str | None = None) -> None:
+    """Delete `.NAME.tmp-PID` files whose process is gone; without a name, those of all names."""
+    for path in folder.glob(".*.tmp-*" if name is None else f".{glob_escape(name)}.tmp-*"):
         pid = path.name.rpartition("-")[2]
         if pid.isdigit() and not os.path.exists(f"/proc/{pid}"):
             path.unlink(missing_ok=True)

@@ -7,18 +7,20 @@ second change inside one clock tick of the file system would go unseen.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from io import RawIOBase
 from pathlib import Path
 from typing import Any, Protocol
 
 from headwater.console import say
 from headwater.errors import HeadwaterError, IntegrityError
-from headwater.files import named_io, write_json
+from headwater.files import named_io, remove_stale_temporaries, write_json
 
 BLOCK_BYTES = 1 << 20
 RACY_SECONDS = 2.0
@@ -67,7 +69,7 @@ def digest_file(path: Path, algorithms: Iterable[str] = ALGORITHMS) -> Digests:
         buffer = bytearray(BLOCK_BYTES)
         view = memoryview(buffer)
         size = 0
-        while count := handle.readinto(buffer):
+        while count := _read(handle, buffer, path):
             for hasher in hashers.values():
                 hasher.update(view[:count])
             size += count
@@ -79,6 +81,18 @@ def digest_file(path: Path, algorithms: Iterable[str] = ALGORITHMS) -> Digests:
             f"{path}: changed while it was read", hint="stop what writes to it and run again"
         )
     return Digests(size, {name: hasher.hexdigest() for name, hasher in hashers.items()})
+
+
+def _read(handle: RawIOBase, buffer: bytearray, path: Path) -> int:
+    try:
+        return handle.readinto(buffer) or 0
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        raise IntegrityError(
+            f"{path}: cannot be read: {os.strerror(errno.EIO)}",
+            hint="the disk or the file is damaged: restore it from the source, then run again",
+        ) from error
 
 
 def _sound(entry: Any) -> bool:
@@ -133,6 +147,7 @@ class DigestCache:
             return
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
+            remove_stale_temporaries(self._file.parent, self._file.name)
             write_json(self._file, self._entries, durable=False)
             self._changed = False
         except (OSError, HeadwaterError):

@@ -171,6 +171,8 @@ def run_command(command: click.Command, arguments: list[str]) -> int:
             else None
         )
         return _report("UsageError", error.format_message(), hint, 2, as_json=as_json)
+    except Cancelled as error:
+        return _report("Cancelled", error.message, None, error.exit_code, as_json=as_json)
     except (KeyboardInterrupt, click.Abort):
         return _report("Cancelled", "stopped", None, 130, as_json=as_json)
     except BrokenPipeError:

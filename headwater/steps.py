@@ -10,6 +10,7 @@ Killed before the record is in the private folder, the next run with the same ke
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import platform
@@ -25,7 +26,15 @@ from pydantic import ValidationError
 from headwater.console import say
 from headwater.energy import Meter
 from headwater.errors import Cancelled, HeadwaterError, IntegrityError, MissingInput, UsageError
-from headwater.files import FILE_MODE, FOLDER_MODE, fsync_folder, locked, named_io, write_json
+from headwater.files import (
+    FILE_MODE,
+    FOLDER_MODE,
+    explain_os_error,
+    fsync_folder,
+    locked,
+    named_io,
+    write_json,
+)
 from headwater.manifest import (
     Counts,
     FileEntry,
@@ -79,6 +88,7 @@ class Work:
     stage: Path  # write the output here
     parts: Path  # finished pieces that a later run with the same key may use
     details: dict[str, Any] = field(default_factory=dict)
+    output: Path | None = None  # what `stage` will be called; for messages
 
 
 @dataclass(frozen=True)
@@ -111,7 +121,8 @@ def run_step(plan: Plan, work: Callable[[Work], Counts], options: RunOptions) ->
 
     Returns None on a dry run. Raises Locked, UsageError (an output that is something else), and what the work raises.
     """
-    _check_place(plan)
+    check_output(plan.output, plan.kind)
+    _ = plan.key  # a configuration that has none is told before anything is made
     done = None if options.force else _finished(plan)
     if options.dry_run:
         return None
@@ -147,11 +158,11 @@ def _run_locked(plan: Plan, work: Callable[[Work], Counts], options: RunOptions,
     if done:
         shutil.rmtree(private, ignore_errors=True)
         return Outcome(done, plan.output, cached=True)
-    _prepare(private, plan)
-    job = Work(plan.key, private / "stage", private / "parts")
+    job = Work(plan.key, private / "stage", private / "parts", output=plan.output)
     meter = Meter(plan.step)
     try:
         with named_io(plan.output):
+            _prepare(private, plan)
             with meter:
                 counts = work(job)
             counts.check()
@@ -166,17 +177,24 @@ def _run_locked(plan: Plan, work: Callable[[Work], Counts], options: RunOptions,
         return _commit(plan, private, record)
 
 
-def _check_place(plan: Plan) -> None:
-    output = plan.output
+def check_output(output: Path, kind: Literal["file", "folder"] = "file") -> None:
+    """That an output can be written there, before any input is read for it.
+
+    Raises UsageError, MissingInput (no such folder) or HeadwaterError (nobody may write there).
+    """
     if not output.name or output.name in (".", ".."):
         raise UsageError(f"-o {output}: name the file or folder to write")
     if not output.parent.is_dir():
         raise MissingInput(
             f"{output.parent}: no such folder to write {output.name} into", hint=f"mkdir -p {output.parent}"
         )
-    if plan.kind == "file" and output.is_dir():
+    if kind == "file" and output.is_dir():
         # also with --force: a whole folder is never what a single file should replace
         raise UsageError(f"{output}: is a folder, and the output is one file", hint="choose another -o")
+    if not output.exists() and not os.access(output.parent, os.W_OK | os.X_OK):
+        read_only = os.statvfs(output.parent).f_flag & os.ST_RDONLY
+        number = errno.EROFS if read_only else errno.EACCES
+        raise explain_os_error(OSError(number, os.strerror(number)), output)
 
 
 def _private(output: Path) -> Path:

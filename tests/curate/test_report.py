@@ -10,7 +10,6 @@ import re
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -459,9 +458,10 @@ def test_what_cannot_be_reported_on(tmp_path: Path) -> None:
 
 def test_the_command_replaces_only_pages_of_its_own(subset: Path) -> None:
     output = subset.parent / "page.html"
-    run: Callable[..., Any] = lambda *more: CliRunner().invoke(
-        command, [str(subset), "-o", str(output), "--engine", "serial", *more]
-    )  # noqa: E731
+
+    def run(*more: str) -> Any:
+        return CliRunner().invoke(command, [str(subset), "-o", str(output), "--engine", "serial", *more])
+
     first = run("--json")
     assert first.exit_code == 0, first.output
     assert json.loads(first.stdout)["kind"] == "subset"

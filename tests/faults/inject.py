@@ -112,6 +112,21 @@ def sweep(
     return [(call, n) for call in sorted(counts) for n in range(1, counts[call] + 1)]
 
 
+def nth_on(
+    argv: Sequence[str], call: str, name: str, log: Path, *, env: Mapping[str, str] | None = None
+) -> int:
+    """Which `call` of its process is the first on a file whose name holds `name`, found by running `argv` once.
+
+    For temporary files, whose names hold a process id and so cannot be given to `inject`.
+    """
+    done = _strace(["-y", "-e", f"trace={call}", "-o", str(log)], argv, env, None)
+    assert done.returncode == 0, done.stderr
+    lines = log.read_text().splitlines()
+    wanted = next(line for line in lines if name in line)
+    mine = [line for line in lines if line.split()[0] == wanted.split()[0] and f" {call}(" in line]
+    return 1 + mine.index(wanted)
+
+
 def python(script: Path, *arguments: object) -> list[str]:
     """The command line of a Python script, without the user's site folder and with modules from nowhere else."""
     return [sys.executable, "-P", "-s", str(script), *map(str, arguments)]

@@ -51,14 +51,15 @@ def fail(error: BaseException) -> Callable[[Settings, dict[str, Any]], Any]:
 ERRORS = [
     value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, Exception)
 ]
+ENDINGS = [*ERRORS, errors.Cancelled]
 
 
 def test_every_exit_code_is_the_one_in_the_drawn_tree() -> None:
     tree = errors.__doc__ or ""
-    for kind in ERRORS:
+    for kind in ENDINGS:
         line = next(line for line in tree.splitlines() if kind.__name__ in line)
         assert f" {kind.exit_code} " in line  # type: ignore[attr-defined]
-    assert len({kind.exit_code for kind in ERRORS}) == len(ERRORS)  # type: ignore[attr-defined]
+    assert len({kind.exit_code for kind in ENDINGS}) == len(ENDINGS)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("kind", ERRORS)
@@ -80,6 +81,7 @@ def test_with_json_an_error_is_also_the_one_document(kind: type[errors.Headwater
     ("error", "code", "text"),
     [
         (KeyboardInterrupt(), 130, "stopped"),
+        (errors.Cancelled("stopped by SIGTERM"), 130, "headwater: stopped by SIGTERM\n"),
         (MemoryError(), 1, "out of memory"),
         (ZeroDivisionError("by 0"), 1, "internal error: ZeroDivisionError: by 0"),
         (PermissionError(13, "Permission denied", "/x/y"), 1, "/x/y: Permission denied"),
@@ -93,6 +95,17 @@ def test_errors_of_others_get_a_code_and_a_short_message(
     assert run(fail(error)) == code
     err = capsys.readouterr().err
     assert text in err and "Traceback" not in err
+
+
+def test_a_signal_is_not_taken_for_a_fault_that_is_passed_over(capsys: Any) -> None:
+    def body(settings: Settings, values: dict[str, Any]) -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except Exception:  # as where pictures are read, or energy
+            raise AssertionError("the signal was passed over") from None
+
+    assert run(body) == 130
+    assert capsys.readouterr().err == "headwater: stopped by SIGTERM\n"
 
 
 def test_verbose_adds_the_traceback(capsys: Any) -> None:
