@@ -1,0 +1,1 @@
+"""Pools, scores, filters, subsets and shards: everything that decides which pictures a dataset holds."""

@@ -235,7 +235,7 @@ def scan(task: ScanTask) -> Facts:
         kept = mine == KEPT
         facts.kept += int(np.count_nonzero(kept))
         for measure, axis, histogram in zip(task.measures, task.axes, facts.histograms, strict=True):
-            _histogram(task, measure, axis, histogram, kept, lambda name, b=block: columns.get(b, name))  # type: ignore[misc]
+            _histogram(task, measure, axis, histogram, kept, lambda name, b=block: columns.get(b, name))
         for name in task.categories:
             _category(facts, name, columns, block, kept)
         for name, found in hashes.items():

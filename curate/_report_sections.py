@@ -199,7 +199,7 @@ def duplicates(seen: Look | None, album: Album, *, kept: bool) -> dict[str, Any]
     groups = seen.groups.get(PICTURE) if seen else None
     if groups is None:
         return None
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "card": _card(g.members[0], album),
             "rows": g.rows,

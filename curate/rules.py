@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from headwater import plugins
 from headwater.config import load_yaml, parse_yaml, validate
@@ -166,6 +166,14 @@ class ScoreRef(Record):
     config: dict[str, Any] = Field(default_factory=dict)
 
 
+def _named(value: Any) -> Any:
+    return {"scorer": value} if isinstance(value, str) else value
+
+
+# a scorer at its defaults may be written as its name alone
+ScoreOrName = Annotated[ScoreRef, BeforeValidator(_named, json_schema_input_type=ScoreRef | str)]
+
+
 class Parameter(Record):
     """A value that the command line fills in."""
 
@@ -182,16 +190,8 @@ class RuleFile(Record):
     summary: str = ""
     source: str = Field("", description="where the rule comes from")
     parameters: dict[str, Parameter] = Field(default_factory=dict)
-    scores: list[ScoreRef] = Field(default_factory=list)
+    scores: list[ScoreOrName] = Field(default_factory=list)
     keep: list[Clause]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short_scores(cls, data: Any) -> Any:
-        if isinstance(data, dict) and isinstance(data.get("scores"), list):
-            scores = [{"scorer": s} if isinstance(s, str) else s for s in data["scores"]]
-            return {**data, "scores": scores}
-        return data
 
     @model_validator(mode="after")
     def _ids(self) -> RuleFile:

@@ -296,7 +296,7 @@ class _Run:
         return made[name]
 
     def _write_run(self, kept: list[npt.NDArray[np.uint64]]) -> None:
-        words = np.concatenate(kept) if len(kept) != 1 else kept[0]
+        words = kept[0] if len(kept) == 1 else np.concatenate([np.zeros((0, 2), "<u8"), *kept])
         words = words.reshape(-1, 2) if len(words) else np.zeros((0, 2), "<u8")
         if not self.result.indexed:  # index blocks come in the order of uids
             words = sort_words(words)

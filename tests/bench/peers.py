@@ -4,7 +4,7 @@ Run: python peers.py polars|duckdb|pandas basic|top30|uids POOL [--npy FILE] [--
      python peers.py language POOL MODEL ROWS [--check]     row by row: pandas and the language model, as published baselines do
      python peers.py convert POOL ROWS FILE                 uids of text form to a sorted subset file, timed inside
      python peers.py reshard TARS SUBSET OUT                webdataset's reader and TarWriter
-     python peers.py checksum FILE.npy
+     python peers.py checksum FILE.npy | tars FOLDER        what an answer is, whoever made it
 Without --npy the uids are left in memory as strings; with it they are written as a sorted `u8,u8` file.
 --check adds a checksum of the answer that does not depend on order; it costs time, so it is left out where time is taken.
 """
@@ -99,7 +99,9 @@ def pandas_(task: str, pool: str, npy: str | None) -> Any:
 
     kept = []
     if task == "top30":
-        least = cut(np.concatenate([pd.read_parquet(p, columns=[SCORE])[SCORE].to_numpy() for p in shards(pool)]))
+        least = cut(
+            np.concatenate([pd.read_parquet(p, columns=[SCORE])[SCORE].to_numpy() for p in shards(pool)])
+        )
     for path in shards(pool):
         if task == "basic":
             frame = pd.read_parquet(path, columns=["uid", "text", "original_width", "original_height"])
@@ -120,8 +122,8 @@ def pandas_(task: str, pool: str, npy: str | None) -> Any:
 def basic_mask(frame: Any) -> Any:
     words = frame["text"].apply(lambda text: len(text.split()))
     characters = frame["text"].apply(len)
-    short = frame[["original_width", "original_height"]].min(axis=1)
-    long = frame[["original_width", "original_height"]].max(axis=1)
+    width, height = frame["original_width"], frame["original_height"]
+    short, long = np.minimum(width, height), np.maximum(width, height)
     return (words > 2) & (characters > 5) & (short >= 200) & (long / short <= 3.0)
 
 
@@ -187,6 +189,22 @@ def reshard(tars: str, subset: str, out: str) -> dict[str, Any]:
     return {"rows": read, "kept": kept}
 
 
+def tar_contents(folder: str) -> dict[str, Any]:
+    """Samples of the tars of a folder, and a digest of their members that does not depend on how they are cut into tars."""
+    import hashlib
+    import tarfile
+
+    members = []
+    for path in sorted(Path(folder).glob("*.tar")):
+        with tarfile.open(path) as tar:
+            for item in tar:
+                data = tar.extractfile(item)
+                assert data is not None
+                members.append(f"{item.name} {hashlib.sha256(data.read()).hexdigest()}")
+    kept = sum(1 for member in members if ".jpg " in member)
+    return {"kept": kept, "sum": hashlib.sha256("\n".join(sorted(members)).encode()).hexdigest()[:32]}
+
+
 def summed(words: np.ndarray[Any, Any]) -> str:
     total = np.ascontiguousarray(words).view("<u8").reshape(-1, 2).sum(axis=0, dtype=np.uint64)
     return f"{total[0]:016x}{total[1]:016x}"
@@ -220,6 +238,8 @@ def main() -> None:
         line = convert(words[0], int(words[1]), words[2])
     elif who == "reshard":
         line = reshard(*words)
+    elif who == "tars":
+        line = tar_contents(words[0])
     elif who == "checksum":
         line = answer(None, words[0], check=True)
     else:

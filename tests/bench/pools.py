@@ -51,7 +51,22 @@ SCRIPTS = (
     "아름다운 집 사진 바다 개 정원 도시 새로운 가격 아이 여자 겨울 큰 무료 배송",
     "บ้าน สวย ริมทะเล ภาพถ่าย สุนัข สวน เมือง ใหม่ ราคา เด็ก ผู้หญิง ใหญ่",
 )
-ODD = ("\u00a0", "\u3000", "\t", "\n", "", " ", "\u2009", "\u200b", "\u0085", "\x1c", "\u2028", "é", "🙂", "&amp;")
+ODD = (
+    "\u00a0",
+    "\u3000",
+    "\t",
+    "\n",
+    "",
+    " ",
+    "\u2009",
+    "\u200b",
+    "\u0085",
+    "\x1c",
+    "\u2028",
+    "é",
+    "🙂",
+    "&amp;",
+)
 
 
 def pairs(words: list[str]) -> list[str]:
@@ -81,9 +96,7 @@ def joined(words: Any, index: Any, counts: Any, separator: str = " ") -> Any:
 
     offsets = np.zeros(len(counts) + 1, np.int32)
     np.cumsum(counts, out=offsets[1:])
-    return pc.binary_join(
-        pa.ListArray.from_arrays(pa.array(offsets), words.take(pa.array(index))), separator
-    )
+    return pc.binary_join(pa.ListArray.from_arrays(pa.array(offsets), words.take(pa.array(index))), separator)
 
 
 def hex_column(raw: bytes, width_bytes: int) -> Any:
@@ -101,7 +114,9 @@ def captions(rng: np.random.Generator, rows: int) -> Any:
 
     words, languages, odd = caption_words()
     kind = rng.random(rows)
-    language = np.where(kind < 0.35, 2 + (kind * 1e6).astype(np.int64) % len(SCRIPTS), (kind < 0.45).astype(np.int64))
+    language = np.where(
+        kind < 0.35, 2 + (kind * 1e6).astype(np.int64) % len(SCRIPTS), (kind < 0.45).astype(np.int64)
+    )
     counts = np.clip(rng.lognormal(1.72, 0.68, rows), 1, 120).astype(np.int32)
     first, size = (np.array([span[i] for span in languages])[language] for i in (0, 1))
     total = int(counts.sum())
@@ -111,7 +126,9 @@ def captions(rng: np.random.Generator, rows: int) -> Any:
     strange = np.flatnonzero(rng.random(total, dtype=np.float32) < 0.004)
     index[strange] = odd[0] + rng.integers(0, odd[1], len(strange))
     text = joined(words, index, counts)
-    names = pc.binary_join_element_wise("IMG_", pa.array(rng.integers(0, 99_999, rows).astype(str)), ".jpg", "")
+    names = pc.binary_join_element_wise(
+        "IMG_", pa.array(rng.integers(0, 99_999, rows).astype(str)), ".jpg", ""
+    )
     text = pc.if_else(pa.array((kind > 0.45) & (kind < 0.52)), names, text)
     repeated = text.slice(0, rows // 20).take(pa.array(rng.integers(0, max(rows // 20, 1), rows)))
     return pc.if_else(pa.array(kind > 0.95), repeated, text)
@@ -125,8 +142,13 @@ def metadata_table(number: int, rows: int) -> Any:
     words, languages, _ = caption_words()
     text = captions(rng, rows)
     path = joined(words, rng.integers(0, languages[0][1], 4 * rows), np.full(rows, 4, np.int32), "-")
-    hosts = [f"https://{'www' if i % 3 else 'cdn'}.{w}{i}.example/img" for i, w in enumerate(words[:800].to_pylist())]
-    host = pa.array(hosts).take(pa.array(np.minimum(rng.pareto(0.8, rows) * 30, len(hosts) - 1).astype(np.int64)))
+    hosts = [
+        f"https://{'www' if i % 3 else 'cdn'}.{w}{i}.example/img"
+        for i, w in enumerate(words[:800].to_pylist())
+    ]
+    host = pa.array(hosts).take(
+        pa.array(np.minimum(rng.pareto(0.8, rows) * 30, len(hosts) - 1).astype(np.int64))
+    )
     url = pc.binary_join_element_wise(host, path, hex_column(rng.bytes(rows * 8), 8), "/")
     width = np.clip(rng.lognormal(6.3, 0.6, rows), 16, 12_000).astype(np.int64)
     height = np.clip(width * rng.lognormal(-0.1, 0.4, rows), 16, 12_000).astype(np.int64)

@@ -19,6 +19,7 @@ from headwater.errors import HeadwaterError, IntegrityError, MissingInput, Usage
 from tests import oracle
 from tests.curate.filter_kit import random_pool, random_rule, run_filter, shuffled, uid, write_pool
 
+
 def write_subset(path: Path, uids: list[str]) -> None:
     with open(path, "wb") as handle:
         write_sorted(handle, [from_hex(sorted(uids))] if uids else [])

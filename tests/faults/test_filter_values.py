@@ -359,7 +359,7 @@ def test_row_29_sizes_out_of_the_ordinary_are_neither_wrapped_nor_divided_by(ind
         ("original_height / original_width <= 1.0", {0, 2, 4, 5, 6, 7, 8, 9}, 1),  # 200 / 0 is infinite
         ("greatest(original_width, original_height) / least(original_width, original_height) <= 3.0", None, None),
     ]:  # fmt: skip
-        done = select(pool, tmp_path, f"{{id: size, sql: {sql}}}")
+        done = select(pool, tmp_path, f"{{id: size, sql: '{sql}'}}")
         assert done.code in (0, 3), done
         step = kit.closes(tmp_path / "out.npy")
         assert step.details["shards_from_index"] == int(index)
