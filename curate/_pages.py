@@ -106,19 +106,23 @@ def read_uids_any(
 def words_of(values: pa.Array | pa.ChunkedArray) -> tuple[Words, Rows]:
     """Uids and malformed rows of an Arrow column of text, bytes, a dictionary of them, or 16 raw bytes."""
     if isinstance(values, pa.ChunkedArray):
-        words, bad = [np.zeros((0, 2), "<u8")], [np.zeros(0, np.int64)]
+        words, bad = np.empty((len(values), 2), "<u8"), [np.zeros(0, np.int64)]
         first = 0
         for chunk in values.chunks:
-            some_words, some_bad = words_of(chunk)
-            words.append(some_words)
-            bad.append(some_bad + first)
+            bad.append(_fill_words(chunk, words[first : first + len(chunk)]) + first)
             first += len(chunk)
-        return np.concatenate(words), np.concatenate(bad)
+        return words, np.concatenate(bad)
+    words = np.empty((len(values), 2), "<u8")
+    return words, _fill_words(values, words)
+
+
+def _fill_words(values: pa.Array, out: Words) -> Rows:
+    """Words of one array into `out`; the malformed rows."""
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     if pa.types.is_fixed_size_binary(values.type):
         if values.type.byte_width == 16:
-            return _raw_words(values)
+            return _raw_words(values, out)
         values = values.cast(pa.binary())
     if pa.types.is_string_view(values.type):
         values = values.view(pa.binary_view())  # bytes that are no UTF-8 are malformed, not an error
@@ -126,13 +130,11 @@ def words_of(values: pa.Array | pa.ChunkedArray) -> tuple[Words, Rows]:
         raise ValueError(f"a uid column of type {values.type}")
     data, offsets, nulls = plain_parts(values)
     whole = np.diff(offsets) == DIGITS
-    if nulls is None and whole.all():
-        usual = _packed_words(data[int(offsets[0]) : int(offsets[-1])])
-        if usual is not None:
-            return usual, np.zeros(0, np.int64)
+    if nulls is None and whole.all() and _packed(data[int(offsets[0]) : int(offsets[-1])], out):
+        return np.zeros(0, np.int64)
     if nulls is not None:
         whole &= ~nulls
-    out = np.zeros((len(whole), 2), "<u8")
+    out[:] = 0
     for first in range(0, len(whole), STEP_ROWS):
         rows = first + np.flatnonzero(whole[first : first + STEP_ROWS])
         nibbles = _NIBBLE[data[offsets[rows].astype(np.int64)[:, None] + np.arange(DIGITS)]]
@@ -140,22 +142,21 @@ def words_of(values: pa.Array | pa.ChunkedArray) -> tuple[Words, Rows]:
         whole[rows[~good]] = False
         octets = (nibbles[:, 0::2] << 4 | nibbles[:, 1::2])[good]
         out[rows[good]] = np.ascontiguousarray(octets).view(">u8").reshape(-1, 2)
-    return out, np.flatnonzero(~whole)
+    return np.flatnonzero(~whole)
 
 
-def _packed_words(digits: np.ndarray[Any, np.dtype[np.uint8]]) -> Words | None:
-    """Words of digits that follow each other without anything between; None when one of them is no digit."""
-    out = np.empty((len(digits) // DIGITS, 2), "<u8")
+def _packed(digits: np.ndarray[Any, np.dtype[np.uint8]], out: Words) -> bool:
+    """Words of digits that follow each other without anything between; False when one of them is no digit."""
     for first in range(0, len(out), STEP_ROWS):
         part = digits[first * DIGITS : (first + STEP_ROWS) * DIGITS]
         if not int(np.bitwise_and.reduce(part)) & _LOWER & 0xFF:
-            return None
+            return False
         try:
             octets = binascii.unhexlify(part)
         except ValueError:
-            return None
+            return False
         out[first : first + STEP_ROWS] = np.frombuffer(octets, ">u8").reshape(-1, 2)
-    return out
+    return True
 
 
 def _read(file: BinaryIO, chunk: _chunk.Chunk) -> Words:
@@ -220,19 +221,17 @@ def _look_up(body: np.ndarray[Any, np.dtype[np.uint8]], dictionary: Words | None
     dictionary.take(index, axis=0, out=out, mode="clip")  # clip: numpy buffers the output otherwise
 
 
-def _raw_words(values: pa.Array) -> tuple[Words, Rows]:
+def _raw_words(values: pa.Array, out: Words) -> Rows:
     body = values.buffers()[1]
-    raw = (
-        np.frombuffer(body, ">u8", len(values) * 2, values.offset * 16) if len(values) else np.zeros(0, ">u8")
-    )
-    words = raw.reshape(-1, 2).astype("<u8")
+    if len(values):
+        out[:] = np.frombuffer(body, ">u8", len(values) * 2, values.offset * 16).reshape(-1, 2)
     valid = values.buffers()[0]
     if valid is None or not values.null_count:
-        return words, np.zeros(0, np.int64)
+        return np.zeros(0, np.int64)
     bits = np.unpackbits(np.frombuffer(valid, np.uint8), bitorder="little")
     bad = np.flatnonzero(bits[values.offset : values.offset + len(values)] == 0)
-    words[bad] = 0
-    return words, bad
+    out[bad] = 0
+    return bad
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -250,7 +250,8 @@ def _at_least(values: npt.NDArray[Any], missing: Mask | None, value: float | int
     if value is None:
         return np.ones(len(values), bool) if missing is None else ~missing
     if values.dtype.kind == "f":
-        true = np.asarray(values >= values.dtype.type(value))  # the cut is compared in the column's own precision
+        # the cut is compared in the column's own precision
+        true = np.asarray(values >= values.dtype.type(value))
     else:
         least = math.ceil(value) if math.isfinite(value) else value
         true = np.asarray(values >= least)  # exact, never as doubles

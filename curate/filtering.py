@@ -190,7 +190,7 @@ def _filter(
     if reasons is not None:
         from curate.reasons import write_reasons
 
-        write_reasons(ready, job.parts, reasons)
+        write_reasons(ready, job.parts, reasons, runs if surplus and not keep_repeats else ())
     return counts
 
 
@@ -257,7 +257,9 @@ def run_passes(
 def _to_score(ready: Ready) -> bool:
     """Whether a costly scorer has shards that it has not seen."""
     costly = {ref for ref in ready.scorers.values() if ref.costly}
-    return any(not sidecar_path(ready.pool.cache, ref, s.name).is_file() for ref in costly for s in ready.pool.shards)
+    return any(
+        not sidecar_path(ready.pool.cache, ref, s.name).is_file() for ref in costly for s in ready.pool.shards
+    )
 
 
 def _barriers(ready: Ready) -> dict[int, list[Question]]:

@@ -7,8 +7,9 @@ at most k uids for ties, eight bytes a row on disk for duplicates.
 
 from __future__ import annotations
 
+import functools
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -62,7 +63,8 @@ def first_question(
     if clause.exact_k is not None:
         return _rank_question(node, clause.exact_k, name, rows, dtype(clause.exact_k.column))
     if clause.dedup is not None:
-        return HashQuestion(node, clause.dedup)
+        columns = [*clause.dedup.by, *clause.dedup.order]
+        return HashQuestion(node, clause.dedup, {column: dtype(column) for column in columns})
     return None
 
 
@@ -185,6 +187,7 @@ class HashQuestion:
 
     node: str
     clause: Dedup
+    types: Mapping[str, pa.DataType]
     of_survivors: bool = True
 
     def start(self) -> list[npt.NDArray[np.uint64]]:
@@ -215,7 +218,7 @@ class HashQuestion:
             found.append(np.unique(many))
         path = folder / f"{self.node}.repeated.npy"
         np.save(path, np.concatenate([np.zeros(0, np.uint64), *found]), allow_pickle=False)
-        return RepeatQuestion(self.node, self.clause, str(path))
+        return RepeatQuestion(self.node, self.clause, self.types, str(path))
 
 
 @dataclass(frozen=True)
@@ -224,6 +227,7 @@ class RepeatQuestion:
 
     node: str
     clause: Dedup
+    types: Mapping[str, pa.DataType]
     repeated: str
     of_survivors: bool = True
 
@@ -248,6 +252,9 @@ class RepeatQuestion:
                 column = scope.column(name, alive)
                 array = pa.array(column) if isinstance(column, np.ndarray) else column
                 array = array.take(pa.array(rows))
+                # the index holds integers in fewer bits, each shard in its own
+                if pa.types.is_integer(array.type):
+                    array = array.cast(self.types[name])
                 missing = absent(column) if prefix == "o" else None
                 if missing is not None:  # DuckDB takes NaN for the largest number
                     array = pc.if_else(pa.array(missing[rows]), pa.scalar(None, array.type), array)
@@ -302,6 +309,12 @@ def private_connection(spill: str | None = None, *, memory: str = "256MB") -> An
     return duckdb.connect(":memory:", config=config)
 
 
+@functools.cache
+def _hashing_connection() -> Any:
+    """One for all blocks of this process: making it costs more than hashing 131,072 rows."""
+    return private_connection()
+
+
 def key_hashes(
     names: list[str], scope: Scope, alive: Mask
 ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
@@ -318,8 +331,10 @@ def key_hashes(
     if not len(rows):
         return np.zeros(0, np.uint64), rows
     table = pa.table(arrays).take(pa.array(rows)) if len(rows) < scope.rows else pa.table(arrays)
-    connection = private_connection()
+    connection = _hashing_connection()
     connection.register("keys", table)
-    found = connection.execute(f"select hash({', '.join(arrays)}) as h from keys").fetchnumpy()["h"]
-    connection.close()
+    try:
+        found = connection.execute(f"select hash({', '.join(arrays)}) as h from keys").fetchnumpy()["h"]
+    finally:
+        connection.unregister("keys")
     return np.asarray(found, np.uint64), rows

@@ -65,9 +65,9 @@ class Histogram:
     counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     total: int = 0
     rest: int = 0
-    _dense: npt.NDArray[np.int64] | None = field(
-        default=None, repr=False
-    )  # one counter per bin, while adding
+    _windows: dict[bool, tuple[int, npt.NDArray[np.int64]]] = field(
+        default_factory=dict, repr=False
+    )  # while adding: first bin and one counter per bin from there on; negative floats (True) lie far from the others
 
     @property
     def bin_bits(self) -> int:
@@ -118,17 +118,29 @@ class Histogram:
         start = int(heads.min())
         counts = np.bincount((heads - kind(start)).view(f"i{keys.dtype.itemsize}"))
         start += 0 if self.prefix_bits else top >> shift
-        if self._dense is None:
-            self._dense = np.zeros(1 << self.bin_bits, np.int64)
-        self._dense[start : start + len(counts)] += counts
+        self._widen(inverted, start, counts)
         self.total += len(keys)
+
+    def _widen(self, inverted: bool, start: int, counts: npt.NDArray[np.int64]) -> None:
+        """Add counters to a window, which grows as far as they reach: scanning every bin of a shard costs more."""
+        if inverted in self._windows:
+            first, known = self._windows[inverted]
+            low, high = min(first, start), max(first + len(known), start + len(counts))
+            if high - low > len(known):
+                grown = np.zeros(high - low, np.int64)
+                grown[first - low : first - low + len(known)] = known
+                known = grown
+            known[start - low : start - low + len(counts)] += counts
+            start, counts = low, known
+        self._windows[inverted] = start, counts
 
     def pack(self) -> Histogram:
         """Keep only the bins that hold something: small enough to send between processes."""
-        if self._dense is not None:
-            fresh = np.flatnonzero(self._dense)
-            self._add_bins(fresh, self._dense[fresh])
-            self._dense = None
+        for inverted in (True, False):
+            if inverted in self._windows:
+                start, counts = self._windows.pop(inverted)
+                fresh = np.flatnonzero(counts)
+                self._add_bins(fresh + start, counts[fresh])
         return self
 
     def merge(self, other: Histogram) -> None:
@@ -141,6 +153,10 @@ class Histogram:
     def _add_bins(self, places: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> None:
         if not len(self.places):
             self.places, self.counts = places, counts
+            return
+        if len(places) and places[0] > self.places[-1]:
+            self.places = np.concatenate([self.places, places])
+            self.counts = np.concatenate([self.counts, counts])
             return
         joined, where = np.unique(np.concatenate([self.places, places]), return_inverse=True)
         summed = np.zeros(len(joined), np.int64)

@@ -15,15 +15,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curate import shardpass
-from curate._order import search_words
+from curate._order import merge_runs, search_words
 from curate._pages import words_of
-from curate.subset import from_hex
+from curate.subset import Words, from_hex, unique
 from curate.views import RawView
 from headwater.executor import Executor
 from headwater.files import atomic_file, remove_stale_temporaries
 
 if TYPE_CHECKING:
     from curate.filtering import Ready
+
+DUPLICATE_UID_CODE = 254  # of this table only: which row of a repeated uid stays is known when all are
 
 SCHEMA = pa.schema(
     [
@@ -41,6 +43,7 @@ def meanings(ready: Ready) -> dict[int, tuple[str, str | None]]:
     table: dict[int, tuple[str, str | None]] = {
         0: ("kept", None),
         shardpass.NULL_UID_CODE: ("invalid", shardpass.NULL_UID),
+        DUPLICATE_UID_CODE: ("invalid", shardpass.DUPLICATE_UID),
     }
     for position in range(len(ready.rule.keep)):
         reason = ready.rule.reason(position)
@@ -49,9 +52,14 @@ def meanings(ready: Ready) -> dict[int, tuple[str, str | None]]:
     return table
 
 
-def write_reasons(ready: Ready, parts: Path, path: Path) -> None:
-    """One line for every row of the pool, in shard order, as zstd Parquet."""
+def write_reasons(ready: Ready, parts: Path, path: Path, once: Sequence[Words] = ()) -> None:
+    """One line for every row of the pool, in shard order, as zstd Parquet.
+
+    `once`: the sorted runs of kept uids, when a uid is kept once only; its other rows are then invalid.
+    """
     table = meanings(ready)
+    repeated = _repeated(once)
+    seen = np.zeros(len(repeated), bool)
     verdicts = sorted({verdict for verdict, _ in table.values()})
     reasons = sorted({reason for _, reason in table.values() if reason})
     verdict_of = np.zeros(256, np.int8)
@@ -68,6 +76,12 @@ def write_reasons(ready: Ready, parts: Path, path: Path) -> None:
             codes = np.load(shardpass.reasons_file(parts, number), allow_pickle=False)
             for block in RawView(shard, {}).blocks():
                 mine = codes[block.row_numbers()]
+                if len(repeated):
+                    left, right = search_words(repeated, words_of(block.uid_strings())[0])
+                    for row in np.flatnonzero((right > left) & (mine == 0)).tolist():
+                        if seen[left[row]]:
+                            mine[row] = DUPLICATE_UID_CODE
+                        seen[left[row]] = True
                 why = reason_of[mine]
                 columns = [
                     pa.chunked_array(block.uid_strings().cast(pa.string())).combine_chunks(),
@@ -79,6 +93,21 @@ def write_reasons(ready: Ready, parts: Path, path: Path) -> None:
                     ),
                 ]
                 writer.write_table(pa.Table.from_arrays(columns, schema=SCHEMA))
+
+
+def _repeated(runs: Sequence[Words]) -> Words:
+    """Uids that occur more than once in sorted runs, each once."""
+    found: list[Words] = [np.zeros((0, 2), "<u8")]
+    last = found[0]
+
+    def look(block: Words) -> None:
+        nonlocal last
+        joined = np.concatenate([last, block])
+        found.append(joined[1:][(joined[1:] == joined[:-1]).all(axis=1)])
+        last = block[-1:].copy()
+
+    merge_runs(runs, look)
+    return unique(np.concatenate(found))
 
 
 def explain(ready: Ready, uids: Sequence[str], folder: Path, executor: Executor) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from curate.reshard import ReshardResult, reshard
 from curate.shards import TarShard, list_shards
 from curate.subset import UID, load_words
 from headwater.console import say, track
-from headwater.errors import BadInputs, UsageError
+from headwater.errors import BadInputs, IntegrityError, UsageError
 from headwater.executor import Executor
 from headwater.hashing import DigestCache, digest_file
 from headwater.manifest import Counts, InputRef, identity_id
@@ -22,6 +23,7 @@ from headwater.steps import Outcome, Plan, RunOptions, Work, check_output, run_s
 
 STEP = "reshard"
 VERSION = 1
+TOLD = 10  # notes said aloud
 LIGHT_BYTES = 400_000_000  # below this, starting processes costs more than the work
 
 
@@ -117,20 +119,26 @@ def run_reshard(
                 bars[phase] = _Bar(f"{phase} shards", total)
             bars[phase].to(done)
 
-        result = reshard(
-            shards,
-            words.view(UID).reshape(-1),
-            folder,
-            shard_size=layout.shard_size,
-            max_bytes=layout.max_bytes,
-            first_shard=layout.first_shard,
-            num_shards=layout.num_shards,
-            shard_format=layout.shard_format,
-            stats_format=layout.stats_format,
-            index_dir=index_dir,
-            map_shards=each,
-            on_progress=progress,
-        )
+        try:
+            result = reshard(
+                shards,
+                words.view(UID).reshape(-1),
+                folder,
+                shard_size=layout.shard_size,
+                max_bytes=layout.max_bytes,
+                first_shard=layout.first_shard,
+                num_shards=layout.num_shards,
+                shard_format=layout.shard_format,
+                stats_format=layout.stats_format,
+                index_dir=index_dir,
+                map_shards=each,
+                on_progress=progress,
+            )
+        except IntegrityError:
+            if all(entry.name.startswith(".") for entry in folder.iterdir()):
+                shutil.rmtree(folder)  # refused before a tar was written: there is nothing to go on from
+            raise
+        _tell(result)
         os.rmdir(job.stage)
         os.rename(folder, job.stage)
         job.details.update(_details(result))
@@ -148,6 +156,17 @@ def run_reshard(
         )
 
     return run_step(plan, work, options)
+
+
+def _tell(result: ReshardResult) -> None:
+    """Oddities that are no errors; all of them are in the record."""
+    for note in result.notes[:TOLD]:
+        say("warning", note)
+    if len(result.notes) > TOLD:
+        say("warning", f"… and {len(result.notes) - TOLD:,} more notes, all in the record")
+    if result.repeated:
+        examples = ", ".join(result.repeated_examples[:3])
+        say("warning", f"{result.repeated:,} uids lie in several samples, all of which are kept: {examples}")
 
 
 class _Bar:

@@ -7,9 +7,9 @@ and YAML 1.1's surprises are kept out: `no`, `on` and the like stay strings.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -93,8 +93,27 @@ def _first_problem(model: type[BaseModel], error: ValidationError) -> str:
     place = ".".join(str(part) for part in first["loc"]) or "document"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
-        return f"unknown key {place!r}: {nearest(str(first['loc'][-1]), model.model_fields)}{more}"
+        keys = [
+            field.alias or name for name, field in _model_at(model, first["loc"][:-1]).model_fields.items()
+        ]
+        return f"unknown key {place!r}: {nearest(str(first['loc'][-1]), keys)}{more}"
     return f"{place}: {first['msg']}{more}"
+
+
+def _model_at(model: type[BaseModel], place: tuple[int | str, ...]) -> type[BaseModel]:
+    """The model that describes what stands at `place`; the nearest one around it that is known."""
+    for part in place:
+        fields = {key: f for name, f in model.model_fields.items() for key in (name, f.alias) if key}
+        if part in fields:
+            model = next(_models_in(fields[part].annotation), model)
+    return model
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models_in(inner)
 
 
 def apply_settings(data: dict[str, Any], settings: Iterable[str]) -> dict[str, Any]:

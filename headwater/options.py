@@ -158,9 +158,9 @@ def run_command(command: click.Command, arguments: list[str]) -> int:
     """Run `command` and return the exit code; the only place that catches everything."""
     as_json, verbose = "--json" in arguments, "--verbose" in arguments
     try:
-        command.main(arguments, prog_name="headwater", standalone_mode=False)
+        code = command.main(arguments, prog_name="headwater", standalone_mode=False)
         sys.stdout.flush()
-        return 0
+        return code if isinstance(code, int) else 0  # click gives back what a command exits with
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.ClickException as error:

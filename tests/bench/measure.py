@@ -20,6 +20,7 @@ from pathlib import Path
 
 SAMPLE_SECONDS = 0.02
 PR_SET_CHILD_SUBREAPER = 36
+LEAST_SLOPE = 1e-9  # seconds a row: below this a slope is noise
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Usage:
     peak_bytes: int  # largest resident set of any one process
     tree_bytes: (
         int | None
-    )  # largest sum over all processes at once, shared pages counted once; None when not sampled
+    )  # largest sum over all processes at once, shared pages counted in each; None when not sampled
     output: str
 
 
@@ -69,7 +70,7 @@ def run(command: Sequence[str | os.PathLike[str]], env: Mapping[str, str], *, sa
 
 
 class _Sampler(threading.Thread):
-    """Adds up proportional set sizes of a process tree until stopped."""
+    """Adds up the resident sets of a process tree until stopped."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
@@ -78,7 +79,7 @@ class _Sampler(threading.Thread):
 
     def run(self) -> None:
         while not self._over.wait(SAMPLE_SECONDS):
-            self._peak = max(self._peak, sum(_pss(pid) for pid in _tree(self._pid)))
+            self._peak = max(self._peak, sum(_resident(pid) for pid in _tree(self._pid)))
 
     def stop(self) -> int:
         self._over.set()
@@ -104,14 +105,11 @@ def _children(pid: int) -> list[int]:
     return children
 
 
-def _pss(pid: int) -> int:
+def _resident(pid: int) -> int:
     try:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return 0
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+    except (OSError, IndexError):  # ended while we looked
+        return 0
 
 
 @dataclass
@@ -129,9 +127,15 @@ class Series:
         return [(large - small) / more for small, large in zip(self.small, self.large, strict=True)]
 
     @property
+    def slope(self) -> float:
+        """Seconds per row between the medians of both pools: steadier than the median of the pairs' slopes."""
+        more = self.rows[1] - self.rows[0]
+        return (statistics.median(self.large) - statistics.median(self.small)) / more
+
+    @property
     def start_up(self) -> float:
         """Seconds that do not depend on rows."""
-        return max(statistics.median(self.small) - statistics.median(self.slopes) * self.rows[0], 0.0)
+        return max(statistics.median(self.small) - self.slope * self.rows[0], 0.0)
 
     def document(self) -> dict[str, object]:
         return {
@@ -139,7 +143,7 @@ class Series:
             "cpu_seconds_small": [round(x, 4) for x in self.small],
             "cpu_seconds_large": [round(x, 4) for x in self.large],
             "nanoseconds_per_row": [round(x * 1e9, 2) for x in self.slopes],
-            "nanoseconds_per_row_median": round(statistics.median(self.slopes) * 1e9, 2),
+            "nanoseconds_per_row_of_medians": round(self.slope * 1e9, 2),
             "start_up_cpu_seconds": round(self.start_up, 3),
         }
 
@@ -167,9 +171,14 @@ def compete(
     return series
 
 
+def ratio(ours: Series, peer: Series) -> float:
+    """Peer over ours, slope of the medians: above 1 ours is cheaper."""
+    return peer.slope / max(ours.slope, LEAST_SLOPE)
+
+
 def ratios(ours: Series, peer: Series) -> list[float]:
-    """Peer over ours, slope by slope: above 1 ours is cheaper."""
-    return [theirs / max(mine, 1e-12) for mine, theirs in zip(ours.slopes, peer.slopes, strict=True)]
+    """The same pair by pair."""
+    return [theirs / max(mine, LEAST_SLOPE) for mine, theirs in zip(ours.slopes, peer.slopes, strict=True)]
 
 
 def _dot() -> None:

@@ -60,12 +60,12 @@ def polars_(task: str, pool: str, npy: str | None) -> Any:
         rows = rows.filter(pl.col(SCORE) >= pl.lit(least, dtype=pl.Float32))
     if npy is None:
         return rows.select("uid").collect(engine="streaming")["uid"]
-    uid = pl.col("uid")
-    halves = [
-        half.str.decode("hex").bin.reinterpret(dtype=pl.UInt64, endianness="big").alias(name)
-        for half, name in ((uid.str.head(16), "hi"), (uid.str.tail(16), "lo"))
-    ]
-    frame = rows.select(halves).sort("hi", "lo").collect(engine="streaming")
+    # the whole column at once through Arrow: cheaper than decoding string by string inside polars
+    text = (
+        rows.select("uid").collect(engine="streaming")["uid"].to_arrow(compat_level=pl.CompatLevel.oldest())
+    )
+    words = np.frombuffer(bytes.fromhex(str(text.buffers()[2], "ascii")), ">u8").astype("<u8")
+    frame = pl.DataFrame({"hi": words[0::2], "lo": words[1::2]}).sort("hi", "lo")
     save(frame["hi"].to_numpy(), frame["lo"].to_numpy(), npy)
     return None
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from measure import Series, ratios
+from measure import Series, ratio, ratios
 
 MIB = 1 << 20
 MEMORY_TARGET_MIB = 512
@@ -16,7 +15,7 @@ MEMORY_TARGET_MIB = 512
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison: slope of a peer over slope of ours, pair by pair."""
+    """One comparison: slope of a peer over slope of ours."""
 
     task: str
     ours: Series
@@ -33,7 +32,7 @@ class Row:
     def verdict(self) -> str:
         if self.target is None:
             return ""
-        return "PASS" if statistics.median(self.ratios) >= self.target else "FAIL"
+        return "PASS" if ratio(self.ours, self.peer) >= self.target else "FAIL"
 
     def line(self) -> list[str]:
         values = self.ratios
@@ -42,7 +41,7 @@ class Row:
             self.peer_name,
             nanoseconds(self.ours),
             nanoseconds(self.peer),
-            f"{statistics.median(values):.2f}",
+            f"{ratio(self.ours, self.peer):.2f}",
             f"{min(values):.2f}-{max(values):.2f}",
             "" if self.target is None else f">= {self.target:g}",
             self.verdict,
@@ -54,7 +53,7 @@ class Row:
             "task": self.task,
             "peer": self.peer_name,
             "per": self.per,
-            "ratio": round(statistics.median(self.ratios), 3),
+            "ratio": round(ratio(self.ours, self.peer), 3),
             "ratios": [round(value, 3) for value in self.ratios],
             "target": self.target,
             "verdict": self.verdict or None,
@@ -129,7 +128,7 @@ class Findings:
             parts += [
                 "## CPU seconds: peer over ours\n",
                 "Slope between the smaller and the larger pool, in nanoseconds (user + system, whole process tree) per row or",
-                "sample; medians over pairs. The last column is what does not depend on rows: CPU seconds of ours / of the peer.\n",
+                "sample, between the medians of all pairs; min-max over pairs. The last column is what does not depend on rows: CPU seconds of ours / of the peer.\n",
                 *table(
                     "task|peer|ours ns|peer ns|ratio|min-max|target||start-up s",
                     [r.line() for r in self.rows],
@@ -138,7 +137,7 @@ class Findings:
         if self.memory:
             parts += [
                 "## Peak memory, MiB\n",
-                "Largest resident set of any one process; largest sum over the process tree (shared pages once, sampled).\n",
+                "Largest resident set of any one process; largest sum over the process tree (sampled; pages that processes share are counted in each).\n",
                 *table(
                     "task|rows or samples|engine|process|tree|target||CPU s", [m.line() for m in self.memory]
                 ),
@@ -170,10 +169,10 @@ class Findings:
 
 
 def nanoseconds(series: Series) -> str:
-    """The median slope, and what it ranges over."""
+    """The slope of the medians, and what the pairs range over."""
     values = [value * 1e9 for value in series.slopes]
-    digits = 0 if statistics.median(values) >= 100 else 1
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})"
+    digits = 0 if series.slope >= 1e-7 else 1
+    return f"{series.slope * 1e9:.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})"
 
 
 def table(head: str, lines: list[list[str]]) -> list[str]:

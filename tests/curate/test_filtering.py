@@ -96,7 +96,8 @@ def agree(seed: int, repeats: bool, null_uids: bool, shard_rows: list[int]) -> N
         assert ran.counts.dropped == {c["id"]: expected.get(c["id"], 0) for c in keep}
         assert ran.counts.invalid == oracle.counts_of(verdicts, "invalid")
 
-        once = run_filter(path, keep, base / "once", base=base, keep_repeats=False, index=not null_uids)
+        indexed = {"index": not null_uids, "unindexed": rng.randrange(2)}
+        once = run_filter(path, keep, base / "once", base=base, keep_repeats=False, **indexed)
         assert once.uids == oracle.subset_of(pool.rows, verdicts, repeats=False)
         assert once.counts is not None
         assert once.counts.invalid.get("uid: occurs more than once", 0) == len(ran.uids) - len(once.uids)
@@ -136,9 +137,7 @@ RULES: dict[str, list[dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", ["row by row", pytest.param("whole pool", marks=pytest.mark.slow), "nested"]
-)
+@pytest.mark.parametrize("name", ["row by row", pytest.param("whole pool", marks=pytest.mark.slow), "nested"])
 def test_worker_processes_give_the_same_bytes(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,7 +155,9 @@ def tiny(folder: Path, **columns: Any) -> Path:
     length = len(next(iter(columns.values())))
     shards = {f"{i:08d}": slice(i * length // 2, (i + 1) * length // 2) for i in range(2)}
     tables = {
-        name: pa.table({"uid": [uid(n) for n in range(length)][part]} | {k: v[part] for k, v in columns.items()})
+        name: pa.table(
+            {"uid": [uid(n) for n in range(length)][part]} | {k: v[part] for k, v in columns.items()}
+        )
         for name, part in shards.items()
     }
     return write_pool(folder, tables)
@@ -183,7 +184,9 @@ def test_top_of_survivors_counts_only_rows_that_got_this_far(tmp_path: Path) -> 
 
 
 def test_pool_wide_clauses_inside_any_all_not(tmp_path: Path) -> None:
-    path = tiny(tmp_path / "pool", s=pa.array(range(20), pa.float32()), k=pa.array([i // 2 for i in range(20)]))
+    path = tiny(
+        tmp_path / "pool", s=pa.array(range(20), pa.float32()), k=pa.array([i // 2 for i in range(20)])
+    )
     top = {"top": {"column": "s", "fraction": 0.1}}
     keep = [{"any": [{"not": {"not": top}}, {"all": [{"sql": "s < 4"}, {"dedup": {"by": ["k"]}}]}]}]
     assert numbers(run_filter(path, keep, tmp_path / "out").uids) == [0, 2, 17, 18, 19]
@@ -210,7 +213,9 @@ def test_the_cut_of_a_large_integer_is_exact(tmp_path: Path) -> None:
 def test_unsigned_integers_beyond_int64(tmp_path: Path) -> None:
     path = tiny(tmp_path / "pool", n=pa.array([2**64 - 1, 2**63, 5, 0], pa.uint64()))
     assert numbers(run_filter(path, [{"exact_k": {"column": "n", "k": 2}}], tmp_path / "k").uids) == [0, 1]
-    assert numbers(run_filter(path, [{"in": {"column": "n", "values": [5, -1]}}], tmp_path / "in").uids) == [2]
+    assert numbers(run_filter(path, [{"in": {"column": "n", "values": [5, -1]}}], tmp_path / "in").uids) == [
+        2
+    ]
 
 
 def test_a_pool_without_shards_or_rows(tmp_path: Path) -> None:
@@ -230,11 +235,21 @@ def test_refusals_come_before_any_work(tmp_path: Path) -> None:
     uneven = write_pool(tmp_path / "uneven", {"a": pa.table({"uid": [uid(1)], "s": [1.0]}), "b": other})
     cases: list[tuple[Path, list[Any], type[HeadwaterError], str]] = [
         (path, [{"sql": "scoer > 1"}], UsageError, "'scoer'"),
-        (path, [{"id": "x", "exact_k": {"column": "g", "k": 1}}], UsageError, "clause x: column 'g' is string"),
+        (
+            path,
+            [{"id": "x", "exact_k": {"column": "g", "k": 1}}],
+            UsageError,
+            "clause x: column 'g' is string",
+        ),
         (path, [{"id": "x", "in": {"column": "s", "values": ["one"]}}], UsageError, "clause x: values"),
         (path, [{"sql": "g > 1"}], UsageError, "clause"),
         (path, [{"in": {"subset": "nowhere.npy"}}], MissingInput, "nowhere.npy"),
-        (path, [{"sql": "clip_b32_similarity_score > 0"}], UsageError, "no column 'clip_b32_similarity_score'"),
+        (
+            path,
+            [{"sql": "clip_b32_similarity_score > 0"}],
+            UsageError,
+            "no column 'clip_b32_similarity_score'",
+        ),
         (uneven, [{"sql": "s > 0"}], IntegrityError, "column 's' is missing"),
         (path, [{"id": str(i), "sql": "s > 0"} for i in range(121)], UsageError, "at most 120"),
     ]

@@ -135,7 +135,8 @@ HOSTILE = {
     "empty": b"",
     "not whole records": b"x" * 17,
     "magic only": b"\x93NUMPY",
-    "objects": npy("{'descr': '|O', 'fortran_order': False, 'shape': (1,), }\n") + b"cos\nsystem\n(S'true'\ntR.",
+    "objects": npy("{'descr': '|O', 'fortran_order': False, 'shape': (1,), }\n")
+    + b"cos\nsystem\n(S'true'\ntR.",
     "code": npy("__import__('os').system('true')\n"),
     "too many": npy("{'descr': [('f0','<u8'),('f1','<u8')], 'fortran_order': False, 'shape': (10**12,), }\n"),
     "far too many": npy(
@@ -145,7 +146,8 @@ HOSTILE = {
         "{'descr': [('f0','<u8'),('f1','<u8')], 'fortran_order': False, 'shape': (1" + "0" * 30 + ",), }\n"
     ),
     "negative": npy("{'descr': [('f0','<u8'),('f1','<u8')], 'fortran_order': False, 'shape': (-1,), }\n"),
-    "cut short": npy("{'descr': [('f0','<u8'),('f1','<u8')], 'fortran_order': False, 'shape': (5,), }\n") + b"x" * 20,
+    "cut short": npy("{'descr': [('f0','<u8'),('f1','<u8')], 'fortran_order': False, 'shape': (5,), }\n")
+    + b"x" * 20,
 }
 
 
@@ -244,7 +246,8 @@ def test_samples_differ_by_seed_and_are_uniform() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "fraction"), [(None, None), (1, 0.5), (-1, None), (41, None), (None, 0.0), (None, 1.1), (None, float("nan"))]
+    ("count", "fraction"),
+    [(None, None), (1, 0.5), (-1, None), (41, None), (None, 0.0), (None, 1.1), (None, float("nan"))],
 )
 def test_samples_that_make_no_sense(count: int | None, fraction: float | None) -> None:
     with pytest.raises(UsageError):
@@ -258,7 +261,9 @@ def test_repeat_zero_times() -> None:
 
 def soft(scores: Any, *, count: int, penalty: float = 0.15, batch: int = 10, seed: int = 0) -> Any:
     whole = words([(n, 0) for n in range(len(scores))])
-    found = subset.soft_cap(whole, np.array(scores, float), count=count, penalty=penalty, batch=batch, seed=seed)
+    found = subset.soft_cap(
+        whole, np.array(scores, float), count=count, penalty=penalty, batch=batch, seed=seed
+    )
     return np.bincount(found[:, 0].astype(int), minlength=len(scores))
 
 

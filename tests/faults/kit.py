@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from headwater.steps import read_record
 from tests.conftest import clean_environment
 
 SPREAD = Path(__file__).with_name("spread.py")
+EVERYTHING = "{id: all, sql: original_width > 0}"
 RULE = """\
 format: rule/1
 name: several-passes
@@ -66,6 +67,10 @@ def rows(numbers: Sequence[int], **columns: Any) -> pa.Table:
     }
     merged = {**base, **columns}
     return pa.table({name: column for name, column in merged.items() if column is not None})
+
+
+def with_uids(values: list[str | None]) -> pa.Table:
+    return rows(range(len(values)), uid=pa.array(values, pa.string()))
 
 
 def write_pool(folder: Path, tables: Mapping[str, pa.Table] | Sequence[pa.Table], **options: Any) -> Path:
@@ -137,6 +142,18 @@ def spawn(
     return Done(done.returncode, done.stdout or "", done.stderr)
 
 
+def select(pool: Path, folder: Path, *clauses: str, options: tuple[object, ...] = (), head: str = "") -> Done:
+    """Filter `pool` by these clauses into `folder/out.npy`, in this process."""
+    rule = rule_file(folder, *clauses, head=head)
+    return run("filter-pool", pool, "-o", folder / "out.npy", "--rule", rule, "--force", *options)
+
+
+def kept(output: Path) -> set[int]:
+    """Numbers of the rows in a subset."""
+    wanted = set(words(output))
+    return {n for n in range(3000) if uid(n) in wanted}
+
+
 def words(path: Path) -> list[str]:
     """The uids of a subset file, in order."""
     array = np.load(path, allow_pickle=False)
@@ -167,7 +184,8 @@ def temporaries(folder: Path) -> list[str]:
     return sorted(
         p.relative_to(folder).as_posix()
         for p in folder.rglob("*")
-        if ".tmp" in p.name or (p.name.startswith(".") and p.name.endswith(".headwater") and p.name != ".headwater")
+        if ".tmp" in p.name
+        or (p.name.startswith(".") and p.name.endswith(".headwater") and p.name != ".headwater")
     )
 
 
@@ -175,18 +193,3 @@ def nothing_at(output: Path) -> None:
     """No output, no record, no temporary beside them."""
     assert not output.exists() and not output.with_name(f"{output.name}.step.json").exists()
     assert temporaries(output.parent) == []
-
-
-@contextlib.contextmanager
-def as_nobody() -> Iterator[None]:
-    """Without the rights of root, which no read-only folder stops. Files are made before; the folder must be passable."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.setegid(65534)
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(0)

@@ -11,14 +11,23 @@ from pathlib import Path
 
 import pytest
 
-from curate import filtering
+from curate import filtering, shardpass
 from headwater.verify import verify_path
 from tests.conftest import clean_environment
 from tests.faults import inject, kit
 
 KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
 # what a run does to the disk, and how many of each call the default run tries
-CALLS = {"rename": 7, "fsync": 4, "write": 5, "unlinkat": 3, "unlink": 1, "mkdir": 2, "fchmod": 1, "openat": 4}
+CALLS = {
+    "rename": 7,
+    "fsync": 4,
+    "write": 5,
+    "unlinkat": 3,
+    "unlink": 1,
+    "mkdir": 2,
+    "fchmod": 1,
+    "openat": 4,
+}
 EVERY = (*inject.BOUNDARIES, "pwrite64", "renameat")
 
 
@@ -106,9 +115,7 @@ def test_row_01_killed_with_two_workers_then_run_again(
     call: str, nth: int, pool: Path, reference: Path, tmp_path: Path
 ) -> None:
     inject.need_strace()
-    assert killed_then_run_again(
-        tmp_path / "killed", pool, reference, call, nth, "pool", "--workers", 2
-    )
+    assert killed_then_run_again(tmp_path / "killed", pool, reference, call, nth, "pool", "--workers", 2)
 
 
 @pytest.mark.slow
@@ -148,10 +155,13 @@ def test_row_01_finished_shards_of_a_killed_run_are_not_read_again(
     finished = sorted(path.name for path in parts.glob("*.done.json"))
     assert len(finished) >= 2, sorted(kit.names(parts))
     read: list[str] = []
-    real = filtering.shardpass._Run.go
-    monkeypatch.setattr(
-        filtering.shardpass._Run, "go", lambda self: (read.append(self.task.shard.name), real(self))[1]
-    )
+    real = shardpass._Run.go
+
+    def go(self: shardpass._Run) -> shardpass.Result:
+        read.append(self.task.shard.name)
+        return real(self)
+
+    monkeypatch.setattr(shardpass._Run, "go", go)
     assert kit.run(*line).code == 0
     assert len(read) == 3 - len(finished)
 
@@ -165,7 +175,11 @@ def test_row_02_a_signal_ends_it_with_130_and_leaves_nothing(
     folder.mkdir()
     env = {**clean_environment(tmp_path), "HEADWATER_TEST_SLOW": "1.5"}
     child = subprocess.Popen(
-        command(pool, folder, *engine)[:-1], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command(pool, folder, *engine)[:-1],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     private = folder / ".out.npy.headwater"
     until(lambda: private.is_dir() and bool(list((private / "parts").glob("*.npy"))))
@@ -209,12 +223,12 @@ def alive(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("call", ["rename", "fsync", "write"])
-def test_row_06_an_index_killed_while_built_is_whole_or_absent(
-    call: str, pool: Path, tmp_path: Path
-) -> None:
+def test_row_06_an_index_killed_while_built_is_whole_or_absent(call: str, pool: Path, tmp_path: Path) -> None:
     inject.need_strace()
     line = ("pool", "index", pool, "--engine", "serial")
-    assert kit.run("filter-pool", pool, "-o", tmp_path / "raw.npy", "--rule", kit.rule_file(tmp_path)).code == 0
+    assert (
+        kit.run("filter-pool", pool, "-o", tmp_path / "raw.npy", "--rule", kit.rule_file(tmp_path)).code == 0
+    )
     index = pool / ".headwater" / "index"
     files = {f"{n:08d}.parquet" for n in range(3)}
     # the file's second shard: one index is there, the other half made
@@ -286,5 +300,3 @@ def test_row_15_two_at_the_same_moment(pool: Path, reference: Path, tmp_path: Pa
     assert sorted(child.returncode for child in both) in ([0, 0], [0, 11]), errors
     assert (folder / "out.npy").read_bytes() == reference.read_bytes()
     assert kit.names(folder) == {"out.npy", "out.npy.step.json", "rule.yaml"}
-
-

@@ -65,13 +65,24 @@ def same(folder: Path, reference: Path) -> None:
     assert kit.record(output).id == kit.record(reference).id
 
 
-@pytest.mark.parametrize(("name", "umask"), zip(ENVIRONMENTS, itertools.cycle([0o000, 0o077]), strict=False))
+@pytest.mark.parametrize(
+    ("name", "umask"), list(zip(ENVIRONMENTS, itertools.cycle([0o000, 0o077]), strict=False))
+)
 def test_row_18_locale_zone_and_umask(
     name: str, umask: int, pool: Path, rule: Path, reference: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "here"
     folder.mkdir()
-    line = ("filter-pool", pool, "-o", folder / "out.npy", "--rule", rule, "--reasons", folder / "why.parquet")
+    line = (
+        "filter-pool",
+        pool,
+        "-o",
+        folder / "out.npy",
+        "--rule",
+        rule,
+        "--reasons",
+        folder / "why.parquet",
+    )
     done = kit.spawn(*line, home=tmp_path, env=ENVIRONMENTS[name], umask=umask)
     assert done.code == 0, done
     same(folder, reference)
@@ -110,10 +121,23 @@ def test_row_18_a_locale_that_is_installed_does_not_lower_i_differently(pool: Pa
 
 
 @pytest.mark.parametrize("workers", [1, 2, 8])
-def test_row_19_workers_and_engines(workers: int, pool: Path, rule: Path, reference: Path, tmp_path: Path) -> None:
+def test_row_19_workers_and_engines(
+    workers: int, pool: Path, rule: Path, reference: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "here"
     folder.mkdir()
-    line = ("filter-pool", pool, "-o", folder / "out.npy", "--rule", rule, "--engine", "pool", "--workers", workers)
+    line = (
+        "filter-pool",
+        pool,
+        "-o",
+        folder / "out.npy",
+        "--rule",
+        rule,
+        "--engine",
+        "pool",
+        "--workers",
+        workers,
+    )
     done = kit.spawn(*line, home=tmp_path, spread=True)
     assert done.code == 0, done
     same(folder, reference)
@@ -164,7 +188,9 @@ def test_row_19_how_rows_are_cut_into_shards_does_not_decide_who_is_kept(
     assert (tmp_path / "out.npy").read_bytes() == reference.read_bytes()
 
 
-def test_row_19_where_things_lie_does_not_matter(pool: Path, rule: Path, reference: Path, tmp_path: Path) -> None:
+def test_row_19_where_things_lie_does_not_matter(
+    pool: Path, rule: Path, reference: Path, tmp_path: Path
+) -> None:
     moved = tmp_path / "another place"
     moved.mkdir()
     pool.rename(moved / "renamed")

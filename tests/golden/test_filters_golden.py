@@ -53,7 +53,11 @@ OTHERWISE: dict[tuple[str, str], tuple[int | str, int, str]] = {
     ("fraction", "clip_l14_fraction_0"): (1, 2, "fraction: Input should be greater than 0"),
     ("nan_scores", "clip_l14_fraction_0"): (2, 2, "fraction: Input should be greater than 0"),
     ("fraction", "clip_l14_fraction_-0.1"): (91, 2, "fraction: Input should be greater than 0"),
-    ("fraction", "clip_l14_fraction_1.5"): ("IndexError", 2, "fraction: Input should be less than or equal to 1"),
+    ("fraction", "clip_l14_fraction_1.5"): (
+        "IndexError",
+        2,
+        "fraction: Input should be less than or equal to 1",
+    ),
     ("fraction", "clip_l14_fraction_nan"): ("ValueError", 2, "--fraction is not a number"),
     # the whole pool, and a share of no rows, have an answer
     ("fraction", "clip_l14_fraction_1"): ("IndexError", 0, "kept 100"),
@@ -65,7 +69,11 @@ OTHERWISE: dict[tuple[str, str], tuple[int | str, int, str]] = {
     ("nan_scores", "clip_b32_fraction_0.96"): (0, 1, NO_NUMBER.format(380, "b32")),
     ("null_scores", "clip_l14_fraction_0.95"): (0, 1, NO_NUMBER.format(180, "l14")),
     ("nan_scores", "clip_b32_threshold_nan"): (0, 2, "--threshold is not a number"),
-    ("nan_scores", "clip_l14_threshold_-inf"): ("baselines.py: error", 3, "kept 359, clip_score: null or NaN 41"),
+    ("nan_scores", "clip_l14_threshold_-inf"): (
+        "baselines.py: error",
+        3,
+        "kept 359, clip_score: null or NaN 41",
+    ),
     # nulls are invalid rows, listed; the others are kept
     ("null_text", "basic_filter"): ("AttributeError", 3, "kept 9, words: null or NaN 1"),
     ("null_text", "text_based"): ("AttributeError", 3, "kept 15, english: null or NaN 1"),
@@ -243,7 +251,11 @@ def test_flags_of_the_reference_that_do_not_go_together(golden: Path) -> None:
         ("basic_filter", {"fraction": 0.3}, "filter basic_filter takes no --fraction"),
         ("clip_score", {}, "filter clip_score needs --arch: one of b32, l14"),
         ("clip_score", {"arch": "l14"}, "give one of fraction and threshold"),
-        ("clip_score", {"arch": "l14", "fraction": 0.3, "threshold": 0.3}, "give one of fraction and threshold"),
+        (
+            "clip_score",
+            {"arch": "l14", "fraction": 0.3, "threshold": 0.3},
+            "give one of fraction and threshold",
+        ),
         ("clip_score", {"arch": "l41", "fraction": 0.3}, "--arch 'l41': did you mean 'l14'?"),
         ("clip_scores", {}, "did you mean 'clip_score'?"),
         ("image_based", {}, "unknown filter 'image_based'"),
