@@ -7,6 +7,7 @@ that agree in those bits. Rows that agree in everything stay as many as they wer
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ Words = np.ndarray[Any, np.dtype[np.uint64]]
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 
 SPLITTERS_AT_ONCE = 64
+FORGET_BLOCKS = 16  # how many merged blocks of mapped runs may count as memory of this process
 SEARCH_ROWS = 1 << 20
 MAX_SORT_ROWS = 1 << 40  # leaves 24 bits of the high word; more rows never fit in memory anyway
 
@@ -129,7 +131,16 @@ def _merged(runs: list[Words], block_rows: int) -> Iterator[Words]:
             for first in range(0, equal, block_rows):
                 yield np.broadcast_to(row, (min(block_rows, equal - first), 2)).copy()
             done = [int(right[i]) for right in rights]
+            if i % FORGET_BLOCKS == FORGET_BLOCKS - 1:
+                _forget(runs)
     yield from _joined([run[d:] for run, d in zip(runs, done, strict=True)], block_rows)
+
+
+def _forget(runs: list[Words]) -> None:
+    """Unmap the pages of mapped runs; the kernel keeps them cached and maps them again when they are read."""
+    for run in runs:
+        if isinstance(run, np.memmap) and run.mode == "r" and isinstance(run._mmap, mmap.mmap):  # type: ignore[attr-defined]
+            run._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
 
 def _joined(parts: list[Words], block_rows: int) -> Iterator[Words]:
@@ -148,7 +159,11 @@ def _splitters(runs: list[Words], block_rows: int) -> Words:
     a step more at the end of each of k runs, make less than 2 k steps.
     """
     step = max(block_rows // (2 * len(runs)), 1)
-    samples = sort_words(np.concatenate([np.asarray(run[step - 1 :: step]) for run in runs]))
+    picked = []
+    for run in runs:
+        picked.append(np.array(run[step - 1 :: step]))
+        _forget([run])
+    samples = sort_words(np.concatenate(picked))
     chosen = samples[len(runs) - 1 :: len(runs)]
     if len(chosen) < 2:
         return chosen

@@ -102,8 +102,9 @@ def filter_pool(
     headwater filter-pool POOL -o top.npy --name clip_score --arch l14 --fraction 0.3
     headwater filter-pool POOL -o mine.npy --rule mine.yaml --reasons mine.reasons.parquet
     """
-    from curate.filtering import check_outcome, plan_filter, prepare
     from curate.filtering import filter_pool as run
+    from curate.filtering import plan_filter, prepare
+    from curate.funnel import check_outcome
 
     opened = open_pool(pool, cache, distrust_cache)
     values = {"arch": arch, "fraction": fraction, "threshold": threshold, "seed": settings.seed}

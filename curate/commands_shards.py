@@ -95,10 +95,8 @@ def reshard(
     counts = outcome.step.identity.counts
     extra = counts.extra
     there = " (already there)" if outcome.cached else ""
-    lines = [
-        f"{outcome.path}: {extra['copies_written']:,} samples in {extra['shards_written']:,} shards{there}; "
-        + f"{counts.kept:,} of {counts.read:,} input samples are in the subset"
-    ]
+    wrote = f"{extra['copies_written']:,} samples in {extra['shards_written']:,} shards{there}"
+    lines = [f"{outcome.path}: {wrote}; {counts.kept:,} of {counts.read:,} input samples are in the subset"]
     if extra["uids_not_found"]:
         examples = ", ".join(outcome.step.details["not_found"]["examples"][:3])
         lines.append(f"  {extra['uids_not_found']:,} uids of the subset are in no shard, such as {examples}")

@@ -18,17 +18,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from curate import shardpass
-from curate.clauses import CompiledRule, ExactState, State, TopState
+from curate import funnel
+from curate.clauses import CompiledRule, State
 from curate.pool import Pool
 from curate.questions import Question, first_question
-from curate.rules import Clause, RuleFile
-from curate.shardpass import KEPT, Pass, Result, Task, run_pass
+from curate.reasons import reasons_key, write_reasons
+from curate.rules import RuleFile
+from curate.shardpass import Pass, Result, Task, run_pass
 from curate.sidecars import ScorerRef, known_scorers, sidecar_path
 from curate.subset import HEADER_BYTES as SUBSET_HEADER_BYTES
 from curate.subset import Words, merge_to
 from headwater.console import track
-from headwater.errors import BadInputs, UsageError, nearest
+from headwater.errors import UsageError, nearest
 from headwater.executor import Executor
 from headwater.files import named_io
 from headwater.manifest import Counts, InputRef
@@ -139,6 +140,11 @@ def filter_pool(
 ) -> Outcome | None:
     """Write the subset that the rule keeps, and its Step record. None on a dry run."""
     plan = plan_filter(ready, output, keep_repeats=keep_repeats)
+    if reasons is not None and reasons.exists() and not options.force and reasons_key(reasons) is None:
+        raise UsageError(
+            f"{reasons}: exists and is not a reasons file",
+            hint="--force replaces it, or choose another --reasons",
+        )
     observation = {
         **options.observation,
         "pool": str(ready.pool.path.resolve()),
@@ -149,26 +155,13 @@ def filter_pool(
         return _filter(ready, job, executor, reasons, keep_repeats=keep_repeats, use_index=use_index)
 
     outcome = run_step(plan, work, dataclasses.replace(options, observation=observation))
-    if outcome is not None and outcome.cached and reasons is not None and not reasons.exists():
+    if outcome is not None and outcome.cached and reasons is not None and reasons_key(reasons) != plan.key:
         import tempfile
 
         with tempfile.TemporaryDirectory(dir=reasons.parent, prefix=f".{reasons.name}.tmp-") as folder:
             job = Work(plan.key, Path(folder) / "stage", Path(folder))
             _filter(ready, job, executor, reasons, keep_repeats=keep_repeats, use_index=use_index)
     return outcome
-
-
-def check_outcome(outcome: Outcome, *, allow_invalid: bool) -> None:
-    """Raise BadInputs when rows could not be judged: partial success is never silent."""
-    invalid = {reason: n for reason, n in outcome.step.identity.counts.invalid.items() if n}
-    if invalid and not allow_invalid:
-        listed = "; ".join(f"{n:,} × {reason}" for reason, n in invalid.items())
-        places = outcome.step.details.get("repeated_uids") or []
-        examples = "".join(f"\n  uid {p['uid']}: {', '.join(p['places'])}" for p in places[:5])
-        raise BadInputs(
-            f"{outcome.path} is written, but {sum(invalid.values()):,} rows were invalid: {listed}{examples}",
-            hint="--allow-invalid accepts them; --reasons FILE.parquet lists every row",
-        )
 
 
 def _filter(
@@ -181,16 +174,15 @@ def _filter(
     needed = SUBSET_HEADER_BYTES + 16 * sum(result.kept for result in results)
     with named_io(job.output or job.stage, bytes_needed=needed), open(job.stage, "wb") as handle:
         written, surplus, repeated = merge_to(handle, runs, once=not keep_repeats)
-    counts = _counts(ready, results, written, 0 if keep_repeats else surplus)
-    job.details.update(_details(ready, states, results, counts))
+    counts = funnel.counts(ready, results, written, 0 if keep_repeats else surplus)
+    job.details.update(funnel.details(ready, states, results, counts))
     if repeated:
         job.details["repeated_uids"] = [
-            {"uid": uid, "places": places} for uid, places in locate(ready.pool, repeated).items()
+            {"uid": uid, "places": places} for uid, places in funnel.locate(ready.pool, repeated).items()
         ]
     if reasons is not None:
-        from curate.reasons import write_reasons
-
-        write_reasons(ready, job.parts, reasons, runs if surplus and not keep_repeats else ())
+        once = runs if surplus and not keep_repeats else ()
+        write_reasons(ready, job.parts, reasons, key=job.key, once=once)
     return counts
 
 
@@ -315,85 +307,3 @@ def _add(merged: list[Result], results: list[Result], at: int) -> None:
         whole.indexed = part.indexed
         for name, rows in part.scored.items():
             whole.scored[name] = whole.scored.get(name, 0) + rows
-
-
-def _counts(ready: Ready, results: list[Result], written: int, surplus: int) -> Counts:
-    dropped, invalid = {}, {}
-    for position in range(len(ready.rule.keep)):
-        reason = ready.rule.reason(position)
-        dropped[reason] = sum(r.dropped[position] for r in results)
-        lost = sum(r.invalid[position] for r in results)
-        if lost:
-            invalid[f"{reason}: null or NaN"] = lost
-    if nulls := sum(r.null_uids for r in results):
-        invalid[shardpass.NULL_UID] = nulls
-    if surplus:
-        invalid[shardpass.DUPLICATE_UID] = surplus
-    return Counts(read=ready.pool.rows, kept=written, dropped=dropped, invalid=invalid)
-
-
-def _details(
-    ready: Ready, states: Mapping[str, State], results: list[Result], counts: Counts
-) -> dict[str, Any]:
-    funnel = []
-    left = counts.read
-    for position, clause in enumerate(ready.rule.keep):
-        reason = ready.rule.reason(position)
-        lost = counts.dropped[reason] + sum(r.invalid[position] for r in results)
-        funnel.append(
-            {
-                "id": reason,
-                "clause": clause.text(),
-                "kind": clause.kind,
-                "in": left,
-                "out": left - lost,
-                **_cut(position, clause, states),
-            }
-        )
-        left -= lost
-    scored: dict[str, int] = {}
-    for result in results:
-        for name, rows in result.scored.items():
-            scored[name] = scored.get(name, 0) + rows
-    return {
-        "rule": ready.rule.name,
-        "shards": len(results),
-        "funnel": funnel,
-        "rows_scored": scored,
-        "shards_from_index": sum(r.indexed for r in results),
-    }
-
-
-def _cut(position: int, clause: Clause, states: Mapping[str, State]) -> dict[str, Any]:
-    state = states.get(str(position))
-    if clause.top is not None and clause.top.threshold is not None:
-        return {"column": clause.top.column, "cut": clause.top.threshold}
-    if isinstance(state, TopState | ExactState):
-        ranked = clause.top or clause.exact_k
-        assert ranked is not None
-        cut = state.value
-        finite = cut is None or isinstance(cut, int) or np.isfinite(cut)
-        return {"column": ranked.column, "cut": cut if finite else str(cut)}
-    return {}
-
-
-def locate(pool: Pool, uids: Sequence[str]) -> dict[str, list[str]]:
-    """Where uids lie: "shard NAME, row N", reading the uid columns of all shards."""
-    from curate._order import search_words
-    from curate._pages import words_of
-    from curate.subset import from_hex
-    from curate.views import RawView
-
-    wanted = sorted(uids)
-    words = from_hex(wanted)
-    found: dict[str, list[str]] = {uid: [] for uid in wanted}
-    for shard in pool.shards:
-        for block in RawView(shard, {}).blocks():
-            theirs, _ = words_of(block.uid_strings())
-            left, right = search_words(words, theirs)
-            for row in np.flatnonzero(right > left).tolist():
-                found[wanted[int(left[row])]].append(f"shard {shard.name}, row {block.first_row + row}")
-    return found
-
-
-__all__ = ["KEPT", "Ready", "check_outcome", "filter_pool", "locate", "plan_filter", "prepare", "run_passes"]

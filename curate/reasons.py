@@ -6,6 +6,7 @@ kept rows).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 from curate import shardpass
 from curate._order import merge_runs, search_words
 from curate._pages import words_of
+from curate.sidecars import METADATA_KEY
 from curate.subset import Words, from_hex, unique
 from curate.views import RawView
 from headwater.executor import Executor
@@ -52,10 +54,10 @@ def meanings(ready: Ready) -> dict[int, tuple[str, str | None]]:
     return table
 
 
-def write_reasons(ready: Ready, parts: Path, path: Path, once: Sequence[Words] = ()) -> None:
+def write_reasons(ready: Ready, parts: Path, path: Path, *, key: str, once: Sequence[Words] = ()) -> None:
     """One line for every row of the pool, in shard order, as zstd Parquet.
 
-    `once`: the sorted runs of kept uids, when a uid is kept once only; its other rows are then invalid.
+    `key` is that of the step; the file carries it. `once`: the sorted runs of kept uids, when a uid is kept once only; its other rows are then invalid.
     """
     table = meanings(ready)
     repeated = _repeated(once)
@@ -67,10 +69,11 @@ def write_reasons(ready: Ready, parts: Path, path: Path, once: Sequence[Words] =
     for code, (verdict, reason) in table.items():
         verdict_of[code] = verdicts.index(verdict)
         reason_of[code] = -1 if reason is None else reasons.index(reason)
+    schema = SCHEMA.with_metadata({METADATA_KEY: json.dumps({"step_key": key}).encode()})
     remove_stale_temporaries(path.parent, path.name)
     with (
         atomic_file(path) as handle,
-        pq.ParquetWriter(handle, SCHEMA, compression="zstd", compression_level=1) as writer,
+        pq.ParquetWriter(handle, schema, compression="zstd", compression_level=1) as writer,
     ):
         for number, shard in enumerate(ready.pool.shards):
             codes = np.load(shardpass.reasons_file(parts, number), allow_pickle=False)
@@ -92,7 +95,16 @@ def write_reasons(ready: Ready, parts: Path, path: Path, once: Sequence[Words] =
                         pa.array(why, mask=why < 0), pa.array(reasons, pa.string())
                     ),
                 ]
-                writer.write_table(pa.Table.from_arrays(columns, schema=SCHEMA))
+                writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+
+
+def reasons_key(path: Path) -> str | None:
+    """The key of the step that wrote a reasons file; None for any other file, or none."""
+    try:
+        facts = json.loads((pq.read_schema(path).metadata or {})[METADATA_KEY])
+        return str(facts["step_key"])
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _repeated(runs: Sequence[Words]) -> Words:

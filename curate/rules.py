@@ -223,6 +223,8 @@ def _build(document: dict[str, Any], values: dict[str, Any], name: str) -> RuleF
     parameters = document.get("parameters") or {}
     if not isinstance(parameters, dict):
         raise UsageError(f"{name}: parameters must be a mapping")
+    if "seed" not in parameters:
+        values.pop("seed", None)  # a global option: without effect where nothing is random
     for key in values:
         if key not in parameters:
             raise UsageError(

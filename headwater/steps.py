@@ -194,7 +194,8 @@ def check_output(output: Path, kind: Literal["file", "folder"] = "file") -> None
     if kind == "folder" and output.is_dir() and any(output.iterdir()) and not _ours(output):
         # likewise: --force replaces what we made, not whatever a slip of the finger named
         raise UsageError(
-            f"{output}: exists and has no record of how it was made", hint="choose another -o, or remove it yourself"
+            f"{output}: exists and has no record of how it was made",
+            hint="choose another -o, or remove it yourself",
         )
     if not output.exists() and not os.access(output.parent, os.W_OK | os.X_OK):
         read_only = os.statvfs(output.parent).f_flag & os.ST_RDONLY
