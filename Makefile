@@ -63,7 +63,7 @@ format: setup  ## rewrite the code as ruff formats it
 	@$(PY) -m ruff format .
 
 bench: setup $(BENCH)/stamp  ## measure against the peers, which get an environment of their own
-	@HEADWATER_BENCH_PEERS=$(BENCH)/bin/python $(PY) tests/bench/run.py
+	@HEADWATER_BENCH_PEERS=$(BENCH)/bin/python $(PY) tests/bench/run.py $(BENCH_ARGS)
 
 $(BENCH)/stamp: tests/bench/requirements.lock
 	$(fresh)

@@ -17,7 +17,7 @@ Words = np.ndarray[Any, np.dtype[np.uint64]]
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 
 SPLITTERS_AT_ONCE = 64
-FORGET_BLOCKS = 16  # how many merged blocks of mapped runs may count as memory of this process
+FORGET_BLOCKS = 4  # how many merged blocks of mapped runs may count as memory of this process
 SEARCH_ROWS = 1 << 20
 MAX_SORT_ROWS = 1 << 40  # leaves 24 bits of the high word; more rows never fit in memory anyway
 
@@ -122,8 +122,11 @@ def _merged(runs: list[Words], block_rows: int) -> Iterator[Words]:
     splitters = _splitters(runs, block_rows)
     for at in range(0, len(splitters), SPLITTERS_AT_ONCE):
         some = splitters[at : at + SPLITTERS_AT_ONCE]
-        lefts = [_bisect(run, some, right=False) for run in runs]
-        rights = [_bisect(run, some, right=True) for run in runs]
+        lefts, rights = [], []
+        for run in runs:
+            lefts.append(_bisect(run, some, right=False))
+            rights.append(_bisect(run, some, right=True))
+            _forget([run])
         for i, row in enumerate(some):
             below = [run[d : left[i]] for run, d, left in zip(runs, done, lefts, strict=True)]
             equal = sum(int(right[i] - left[i]) for left, right in zip(lefts, rights, strict=True))

@@ -74,7 +74,7 @@ class ReshardResult:
         more = "" if len(lines) <= EXAMPLES else f"\n  … and {len(lines) - EXAMPLES} more"
         return BadInputs(
             message + "".join(f"\n  {line}" for line in lines[:EXAMPLES]) + more,
-            hint="fetch the damaged shards again, or pass --allow-bad to accept the result as it is",
+            hint="fetch the damaged shards again, or pass --allow-invalid to accept the result as it is",
         )
 
 
@@ -200,7 +200,12 @@ class Tally:
             ]
         self.notes += [f"{shard.name}: {note}" for note in summary.notes]
         if shard.expected is not None and shard.expected != summary.samples:
-            self.notes.append(f"{shard.name}: {summary.samples} samples, its statistics say {shard.expected}")
+            told = f"{summary.samples} samples, its statistics say {shard.expected}"
+            if shard.expected > summary.samples and summary.notes and summary.damage is None:
+                # too few, and the archive does not end as it should: cut between two samples, or blanked in the middle
+                self.damaged.append(Problem(shard.name, shard.size_bytes, f"{told}; {summary.notes[0]}"))
+            else:
+                self.notes.append(f"{shard.name}: {told}")
 
     def result(self, outputs: list[OutputShard], entries: int) -> ReshardResult:
         lost = np.flatnonzero(self._found == 0)

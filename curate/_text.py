@@ -226,13 +226,16 @@ class Counter:
         if prefixed:
             np.less_equal(part, 32, out=flags)
             np.subtract(part, 1, out=scratch)  # NUL becomes 255
-            if int(scratch.min()) < 31:
+            least = int(scratch.min())
+            if least < 31:
                 np.subtract(part, 14, out=scratch)
-                np.greater_equal(scratch, 14, out=mask)  # not U+000E-001B
-                np.logical_and(flags, mask, out=flags)
-                np.subtract(part, 1, out=scratch)
-                np.greater_equal(scratch, 8, out=mask)  # not U+0001-0008
-                np.logical_and(flags, mask, out=flags)
+                # line breaks and tabs are common, control characters that are no blanks are not
+                if least < 8 or int(scratch.min()) < 14:
+                    np.greater_equal(scratch, 14, out=mask)  # not U+000E-001B
+                    np.logical_and(flags, mask, out=flags)
+                    np.subtract(part, 1, out=scratch)
+                    np.greater_equal(scratch, 8, out=mask)  # not U+0001-0008
+                    np.logical_and(flags, mask, out=flags)
         elif int(part.min()) >= 32:
             np.equal(part, 32, out=flags)
         else:

@@ -25,7 +25,7 @@ from curate.questions import Question, first_question
 from curate.reasons import reasons_key, write_reasons
 from curate.rules import RuleFile
 from curate.shardpass import Pass, Result, Task, run_pass
-from curate.sidecars import ScorerRef, known_scorers, sidecar_path
+from curate.sidecars import ScorerRef, known_scorers, sidecar_path, sweep
 from curate.subset import HEADER_BYTES as SUBSET_HEADER_BYTES
 from curate.subset import Words, merge_to
 from headwater.console import track
@@ -200,6 +200,7 @@ def run_passes(
     store_scores: bool = True,
 ) -> tuple[dict[str, State], list[Result]]:
     """Answer all questions, then run the final pass. Results are in shard order."""
+    sweep(ready.pool.cache, {ref for ref in ready.scorers.values() if ref.costly})
     states: dict[str, State] = {}
     merged = [Result(n, s.rows, [], []) for n, s in enumerate(ready.pool.shards)]
     barriers = _barriers(ready)

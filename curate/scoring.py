@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from curate.pool import Pool, Shard
-from curate.sidecars import ScorerRef, read_sidecar, write_sidecar
+from curate.sidecars import ScorerRef, read_sidecar, sweep, write_sidecar
 from curate.views import RawView
 from headwater import plugins
 from headwater.console import track
@@ -35,6 +35,7 @@ def score_pool(
     for column in ref.reads:
         pool.column_type(column)
     _ = pool.id
+    sweep(pool.cache, [ref])
     jobs = [_Job(shard, pool.digests(shard).sha256, pool.cache, ref, force) for shard in pool.shards]
     missing = [_missing(job) for job in jobs]
     facts = {"scorer": name, "rows": pool.rows, "shards": len(jobs), "folder": str(ref.folder(pool.cache))}

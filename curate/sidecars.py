@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -134,7 +135,6 @@ def write_sidecar(
     dictionaries = [name for name, type_ in ref.outputs.items() if type_ == "string"]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        remove_stale_temporaries(path.parent, path.name)
         with atomic_file(path, durable=False) as handle:
             pq.write_table(
                 table, handle, compression="zstd", compression_level=1, use_dictionary=dictionaries
@@ -144,6 +144,13 @@ def write_sidecar(
             "warning",
             f"scores of {ref.name} cannot be kept ({error}); use --cache DIR to keep them elsewhere",
         )
+
+
+def sweep(cache: Path, refs: Iterable[ScorerRef]) -> None:
+    """Remove temporaries that killed runs left among the sidecars of these scorers."""
+    for ref in refs:
+        if ref.folder(cache).is_dir():
+            remove_stale_temporaries(ref.folder(cache))
 
 
 def known_scorers() -> dict[str, ScorerRef]:

@@ -223,9 +223,10 @@ class IndexView:
             )
 
 
-@functools.lru_cache(maxsize=32)
+@functools.lru_cache(maxsize=3)  # the pages of a mapped file count as this process's memory
 def _mapped(path: Path, inode: int, size: int, mtime_ns: int) -> tuple[mmap.mmap, pq.ParquetFile]:
-    return map_file(path), pq.ParquetFile(path)
+    data = map_file(path)
+    return data, pq.ParquetFile(pa.BufferReader(pa.py_buffer(data)))  # one open file, not two
 
 
 def damaged(shard: Shard, group: int, column: str, error: object) -> IntegrityError:

@@ -7,6 +7,7 @@ Third parties add members through the entry-point group `headwater.FAMILY` or wi
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import importlib.metadata
 import importlib.util
@@ -44,10 +45,16 @@ def family_members(family: str) -> list[Plugin]:
     """Members of `family`, sorted by name. Raises UsageError for an unknown family."""
     if family not in FAMILIES:
         raise UsageError(f"unknown plug-in family {family!r}: {nearest(family, FAMILIES)}")
+    return list(_scan(family, ROOT))
+
+
+@functools.lru_cache
+def _scan(family: str, root: Path) -> tuple[Plugin, ...]:
+    """Look once per process: a command asks for the members of a family several times."""
     folder, suffix = FAMILIES[family]
     found = {
         path.stem: Plugin(family, path.stem, _summary(path), path)
-        for path in sorted((ROOT / folder).glob(f"*{suffix}"))
+        for path in sorted((root / folder).glob(f"*{suffix}"))
         if not path.stem.startswith("_")
     }
     for point in importlib.metadata.entry_points(group=f"headwater.{family}"):
@@ -59,7 +66,7 @@ def family_members(family: str) -> list[Plugin]:
         if spec and spec.origin and point.name not in found:
             path = Path(spec.origin)
             found[point.name] = Plugin(family, point.name, _summary(path), path)
-    return [found[name] for name in sorted(found)]
+    return tuple(found[name] for name in sorted(found))
 
 
 def find(family: str, name: str) -> Plugin:

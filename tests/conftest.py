@@ -13,8 +13,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def inheritable() -> set[int]:
+    """Descriptors that a child process would get."""
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if os.get_inheritable(int(name)):
+                found.add(int(name))
+        except OSError:  # the descriptor of the listing itself
+            continue
+    return found
+
+
+INHERITED = inheritable()  # what the caller of the tests left open is not ours
+
+# a shared machine is slow at times; that says nothing about the code
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
 
 # captions that have tripped other readers: blanks beyond ASCII, nothing, marks, one very long
 ODD_CAPTIONS: tuple[str | None, ...] = (

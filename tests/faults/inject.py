@@ -87,6 +87,8 @@ def inject(
     options = ["-e", f"trace={call}", "-e", f"inject={call}:{what}:when={nth}"]
     if path is not None:
         options += ["-P", str(path)]
+    if error:
+        options += _filter()  # signals are not delivered under it (strace 6.1)
     return _strace([*options, "-o", os.devnull], argv, env, cwd)
 
 
@@ -100,7 +102,7 @@ def count(
     """How often `argv` makes each of `calls` when nothing goes wrong."""
     found: Counter[str] = Counter()
     with tempfile.NamedTemporaryFile("r", suffix=".strace") as log:
-        done = _strace(["-e", f"trace={','.join(calls)}", "-o", log.name], argv, env, cwd)
+        done = _strace([*_filter(), "-e", f"trace={','.join(calls)}", "-o", log.name], argv, env, cwd)
         assert done.returncode == 0, done.stderr
         for line in log:
             if match := re.match(r"(?:\d+\s+)?(\w+)\(", line):
@@ -127,7 +129,7 @@ def nth_on(
 
     For temporary files, whose names hold a process id and so cannot be given to `inject`.
     """
-    done = _strace(["-y", "-e", f"trace={call}", "-o", str(log)], argv, env, None)
+    done = _strace([*_filter(), "-y", "-e", f"trace={call}", "-o", str(log)], argv, env, None)
     assert done.returncode == 0, done.stderr
     lines = log.read_text().splitlines()
     wanted = next(line for line in lines if name in line)
@@ -144,7 +146,7 @@ def _strace(
     options: list[str], argv: Sequence[str], env: Mapping[str, str] | None, cwd: Path | None
 ) -> subprocess.CompletedProcess[str]:
     settings = {**(os.environ if env is None else env), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = ["strace", "-f", *_filter(), "-qq", "--signal=none", *options, "--", *argv]
+    command = ["strace", "-f", "-qq", "--signal=none", *options, "--", *argv]
     return subprocess.run(
         command,
         capture_output=True,

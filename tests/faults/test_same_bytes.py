@@ -120,7 +120,7 @@ def test_row_18_a_locale_that_is_installed_does_not_lower_i_differently(pool: Pa
         locale.setlocale(locale.LC_ALL, before)
 
 
-@pytest.mark.parametrize("workers", [1, 2, 8])
+@pytest.mark.parametrize("workers", [1, 2, pytest.param(8, marks=pytest.mark.slow)])
 def test_row_19_workers_and_engines(
     workers: int, pool: Path, rule: Path, reference: Path, tmp_path: Path
 ) -> None:
