@@ -114,6 +114,12 @@ def merge_to(handle: BinaryIO, runs: Sequence[Words], *, once: bool) -> tuple[in
         nonlocal written, surplus, last
         if not len(block):
             return
+        hi = block[:, 0]
+        if not (hi[1:] == hi[:-1]).any() and not (len(last) and last[0, 0] == hi[0]):
+            handle.write(np.ascontiguousarray(block).data)  # the usual case: all uids differ
+            last = block[-1:].copy()
+            written += len(block)
+            return
         joined = np.concatenate([last, block]) if len(last) else block
         same = (joined[1:, 0] == joined[:-1, 0]) & (joined[1:, 1] == joined[:-1, 1])
         if same.any():
