@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from curate import funnel
 from curate.clauses import CompiledRule, State
+from curate.index import index_path
 from curate.pool import Pool
 from curate.questions import Question, first_question
 from curate.reasons import reasons_key, write_reasons
@@ -43,6 +44,7 @@ IN_MEMORY_ROWS = (
 )
 LIGHT_ROWS = 2_000_000  # below this, starting processes costs more than the work
 COSTLY_LIGHT_ROWS = 20_000  # the same, when a costly scorer has rows to score
+INDEX_LIGHT_ROWS = 20_000_000  # the same, when every shard has an index
 
 
 @dataclass(frozen=True)
@@ -219,7 +221,7 @@ def run_passes(
         use_index=use_index,
         store_scores=store_scores,
     )
-    light = ready.pool.rows < (COSTLY_LIGHT_ROWS if _to_score(ready) else LIGHT_ROWS)
+    light = ready.pool.rows < _light_rows(ready, use_index=use_index)
     at = 0
     for position in sorted(barriers):
         questions = barriers[position]
@@ -247,12 +249,15 @@ def run_passes(
     return states, merged
 
 
-def _to_score(ready: Ready) -> bool:
-    """Whether a costly scorer has shards that it has not seen."""
+def _light_rows(ready: Ready, *, use_index: bool) -> int:
+    """Below how many rows this process does the work alone."""
+    cache, shards = ready.pool.cache, ready.pool.shards
     costly = {ref for ref in ready.scorers.values() if ref.costly}
-    return any(
-        not sidecar_path(ready.pool.cache, ref, s.name).is_file() for ref in costly for s in ready.pool.shards
-    )
+    if any(not sidecar_path(cache, ref, shard.name).is_file() for ref in costly for shard in shards):
+        return COSTLY_LIGHT_ROWS
+    if use_index and all(index_path(cache, shard.name).is_file() for shard in shards):
+        return INDEX_LIGHT_ROWS
+    return LIGHT_ROWS
 
 
 def _barriers(ready: Ready) -> dict[int, list[Question]]:
