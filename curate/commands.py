@@ -64,7 +64,7 @@ def step_result(outcome: Any, plan: Any, extra: dict[str, Any] | None = None) ->
 @click.argument("pool", type=ANY)
 @click.option("-o", "--output", type=ANY, required=True, help="The subset file to write (.npy).")
 @click.option("--name", help="A named filter: headwater plugins filters lists them.")
-@click.option("--rule", type=FILE, help="Your own rule file (rule/1).")
+@click.option("--rule", type=FILE, help="Your own rule file (rule/1); - is standard input.")
 @click.option("--arch", help="CLIP model of clip_score: b32 or l14.")
 @click.option("--fraction", type=float, help="Share of the pool to keep, above 0 and at most 1.")
 @click.option("--threshold", type=float, help="Lowest score to keep.")

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,7 +24,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from headwater import plugins
-from headwater.config import load_yaml, parse_yaml, validate
+from headwater.config import MAX_BYTES, load_yaml, parse_yaml, validate
 from headwater.errors import UsageError, nearest
 from headwater.manifest import Record
 
@@ -208,7 +209,13 @@ class RuleFile(Record):
 
 
 def load_rule(path: Path, values: Mapping[str, Any] | None = None) -> RuleFile:
-    """The rule in `path` with its parameters filled from `values`."""
+    """The rule in `path` (`-` is standard input) with its parameters filled from `values`."""
+    if str(path) == "-":
+        return _build(
+            parse_yaml(sys.stdin.buffer.read(MAX_BYTES + 1), "standard input"),
+            dict(values or {}),
+            "standard input",
+        )
     return _build(load_yaml(path), dict(values or {}), str(path))
 
 
@@ -240,6 +247,8 @@ def _build(document: dict[str, Any], values: dict[str, Any], name: str) -> RuleF
             raise UsageError(f"--{key} {value!r}: {nearest(str(value), spec.choices)}")
         if isinstance(value, float) and math.isnan(value):
             raise UsageError(f"--{key} is not a number")
+        if key == "fraction" and isinstance(value, int | float) and not 0 < value <= 1:
+            raise UsageError(f"--fraction {value}: must be above 0 and at most 1")
         infinite = isinstance(value, float) and math.isinf(value)
         filled[key] = str(value) if infinite else value  # canonical JSON has no infinity
     body = _fill({k: v for k, v in document.items() if k != "parameters"}, filled, name)

@@ -56,10 +56,10 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|fa
 
 def load_yaml(path: Path) -> dict[str, Any]:
     """The mapping in `path`. Raises MissingInput, or UsageError naming file and line."""
-    if not path.is_file():
+    if not path.exists() or path.is_dir():
         raise MissingInput(f"{path}: no such file")
-    with named_io(path):
-        data = path.read_bytes()
+    with named_io(path), open(path, "rb") as handle:
+        data = handle.read(MAX_BYTES + 1)
     return parse_yaml(data, str(path))
 
 

@@ -96,7 +96,7 @@ USAGE: list[tuple[list[str], int, str]] = [
     (["--name", "clip_score", "--arch", "b16", "--fraction", "0.3"], 2, "--arch 'b16': "),
     (["--name", "clip_score", "--arch", "l14"], 2, "give one of fraction and threshold"),
     (["--name", "clip_score", "--arch", "l14", "--fraction", "30%"], 2, "'30%' is not a valid float"),
-    (["--name", "clip_score", "--arch", "l14", "--fraction", "30"], 2, "less than or equal to 1"),
+    (["--name", "clip_score", "--arch", "l14", "--fraction", "30"], 2, "must be above 0 and at most 1"),
     (["--name", "clip_score", "--arch", "l14", "--threshold", "nan"], 2, "--threshold is not a number"),
     (["--name", "random"], 2, "sample.fraction"),
     (["--rule", "nowhere.yaml"], 10, "nowhere.yaml"),

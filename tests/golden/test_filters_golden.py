@@ -50,14 +50,14 @@ BAD_UID = "is not a uid"
 # (pool, entry): the reference's answer (rows kept, or its error), our exit code, and what our message or counts say
 OTHERWISE: dict[tuple[str, str], tuple[int | str, int, str]] = {
     # a fraction that is no share of the pool: never a silent answer
-    ("pool", "clip_l14_fraction_0"): (1, 2, "fraction: Input should be greater than 0"),
-    ("fraction", "clip_l14_fraction_0"): (1, 2, "fraction: Input should be greater than 0"),
-    ("nan_scores", "clip_l14_fraction_0"): (2, 2, "fraction: Input should be greater than 0"),
-    ("fraction", "clip_l14_fraction_-0.1"): (91, 2, "fraction: Input should be greater than 0"),
+    ("pool", "clip_l14_fraction_0"): (1, 2, "must be above 0 and at most 1"),
+    ("fraction", "clip_l14_fraction_0"): (1, 2, "must be above 0 and at most 1"),
+    ("nan_scores", "clip_l14_fraction_0"): (2, 2, "must be above 0 and at most 1"),
+    ("fraction", "clip_l14_fraction_-0.1"): (91, 2, "must be above 0 and at most 1"),
     ("fraction", "clip_l14_fraction_1.5"): (
         "IndexError",
         2,
-        "fraction: Input should be less than or equal to 1",
+        "must be above 0 and at most 1",
     ),
     ("fraction", "clip_l14_fraction_nan"): ("ValueError", 2, "--fraction is not a number"),
     # the whole pool, and a share of no rows, have an answer
