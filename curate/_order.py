@@ -52,13 +52,16 @@ def sort_words(a: Words) -> Words:
     return words
 
 
-def is_sorted(a: Words) -> bool:
-    """Whether every row is at least the row before it."""
+def first_unsorted(a: Words) -> int | None:
+    """The first row that is smaller than the row before it; None when there is none."""
     for first in range(0, len(a), SEARCH_ROWS):
         hi, lo = (np.ascontiguousarray(a[first : first + SEARCH_ROWS + 1, i]) for i in (0, 1))
-        if (hi[1:] < hi[:-1]).any() or ((hi[1:] == hi[:-1]) & (lo[1:] < lo[:-1])).any():
-            return False
-    return True
+        smaller = hi[1:] < hi[:-1]
+        if (hi[1:] == hi[:-1]).any():
+            smaller |= (hi[1:] == hi[:-1]) & (lo[1:] < lo[:-1])
+        if smaller.any():
+            return first + 1 + int(np.argmax(smaller))
+    return None
 
 
 def search_words(haystack: Words, needles: Words) -> tuple[Rows, Rows]:

@@ -39,9 +39,8 @@ from headwater.steps import Outcome, Plan, RunOptions, Work, check_output, run_s
 STEP = "filter-pool"
 VERSION = 1
 MAX_CLAUSES = 120
-IN_MEMORY_ROWS = (
-    4_000_000  # 64 MB of uids; a pool this size is filtered again faster than its parts are checked
-)
+# 64 MB of uids; a pool this size is filtered again faster than its parts are checked
+IN_MEMORY_ROWS = 4_000_000
 LIGHT_ROWS = 2_000_000  # below this, starting processes costs more than the work
 COSTLY_LIGHT_ROWS = 20_000  # the same, when a costly scorer has rows to score
 INDEX_LIGHT_ROWS = 20_000_000  # the same, when every shard has an index
@@ -57,10 +56,6 @@ class Ready:
     compiled: CompiledRule
     scorers: Mapping[str, ScorerRef]  # output column -> scorer, for columns the rule uses
     types: Mapping[str, pa.DataType]
-
-    @property
-    def costly(self) -> bool:
-        return any(ref.costly for ref in self.scorers.values())
 
 
 def prepare(pool: Pool, rule: RuleFile, base: Path) -> Ready:

@@ -27,9 +27,6 @@ CACHE_NAME = ".headwater"
 MANIFEST_NAME = "manifest.json"
 MAX_COLUMNS = 10_000
 MAX_ROW_GROUPS = 1_000_000
-MAX_FOOTER_BYTES = 1 << 28
-
-FAMILIES = ("text", "integer", "float", "other")
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,6 @@ from headwater.files import atomic_file
 
 NULL_UID = "uid: null"
 DUPLICATE_UID = "uid: occurs more than once"
-KEPT = "kept"
 
 
 def dropped_code(position: int) -> int:

@@ -15,13 +15,12 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from curate._order import merge_runs, search_words, sort_words
+from curate._order import first_unsorted, merge_runs, search_words, sort_words
 from headwater.errors import IntegrityError, MissingInput, UsageError
 from headwater.files import named_io
 
 UID = np.dtype([("f0", "<u8"), ("f1", "<u8")])
 Words = npt.NDArray[np.uint64]
-CHECK_ROWS = 1 << 22
 HEADER_BYTES = 128
 
 
@@ -56,21 +55,13 @@ def load_words(path: Path, *, check_sorted: bool = True) -> Words:
             )
         words = array.view("<u8").reshape(-1, 2)
     if check_sorted:
-        _check_sorted(words, path)
-    return words
-
-
-def _check_sorted(words: Words, path: Path) -> None:
-    for first in range(0, len(words), CHECK_ROWS):
-        part = words[max(first - 1, 0) : first + CHECK_ROWS]
-        hi, lo = part[:, 0], part[:, 1]
-        bad = (hi[1:] < hi[:-1]) | ((hi[1:] == hi[:-1]) & (lo[1:] < lo[:-1]))
-        if bad.any():
-            row = max(first - 1, 0) + int(np.argmax(bad)) + 1
+        row = first_unsorted(words)
+        if row is not None:
             raise IntegrityError(
                 f"{path}: not sorted: entry {row:,} is smaller than the one before it",
                 hint="a reader would silently pick the wrong rows; sort it with `headwater subset union FILE -o SORTED.npy --unsorted`",
             )
+    return words
 
 
 def header(count: int) -> bytes:

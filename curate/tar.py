@@ -21,7 +21,6 @@ from headwater.errors import IntegrityError
 BLOCK = 512
 ZERO_BLOCK = bytes(BLOCK)
 MAX_EXTENSION_BYTES = 1 << 20  # a long name or pax record list; real ones are below 10 kB
-REGULAR_TYPES = b"0\x007"
 SKIPPED_TYPES = {
     b"1": "hardlink",
     b"2": "symlink",

@@ -53,11 +53,6 @@ class Digests:
         return self.hex["sha256"]
 
 
-def digest_bytes(data: bytes) -> str:
-    """SHA-256 of `data`, in hex."""
-    return hashlib.sha256(data).hexdigest()
-
-
 def digest_file(path: Path, algorithms: Iterable[str] = ALGORITHMS) -> Digests:
     """Read `path` once and return all `algorithms`.
 

@@ -227,6 +227,9 @@ class Difference(Record):
     added: list[str]
     removed: list[str]
     changed: list[str]
+    why: dict[str, list[str]] = Field(
+        default_factory=dict, description="path: what differs, for changed files"
+    )
 
     @property
     def empty(self) -> bool:
@@ -244,22 +247,56 @@ def diff_entries(old: list[FileEntry], new: list[FileEntry]) -> Difference:
 
 
 def verify_entries(
-    folder: Path, entries: list[FileEntry], *, allow_extra: frozenset[str] = frozenset()
+    folder: Path, entries: list[FileEntry], *, allow_extra: frozenset[str] | None = frozenset()
 ) -> Difference:
-    """Read every listed file below `folder` and compare; `added` are files that no entry names.
+    """Read every listed file below `folder` and compare its size and all recorded digests.
 
-    Raises MissingInput when the folder itself is not there, IntegrityError for an unsafe path.
+    `added` are files that no entry names, besides `allow_extra` (None: do not look for any). A file that is reached through a
+    symbolic link, also by way of a linked folder, counts as missing. Raises MissingInput when the folder itself is not there,
+    IntegrityError for an unsafe path.
     """
     if not folder.is_dir():
         raise MissingInput(f"{folder}: no such folder")
-    removed, changed, seen = [], [], set()
+    removed, why = [], {}
     for entry in entries:
         path = folder / safe_relative(entry.path)
-        seen.add(entry.path)
-        if path.is_symlink() or not path.is_file():
+        if _through_link(folder, entry.path) or not path.is_file():
             removed.append(entry.path)
-        elif path.stat().st_size != entry.size_bytes or digest_file(path, ("sha256",)).sha256 != entry.sha256:
-            changed.append(entry.path)
-    present = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() or p.is_symlink()}
-    added = sorted(p for p in present - seen - allow_extra if p.split("/")[0] != ".headwater")
-    return Difference(added=added, removed=removed, changed=changed)
+        elif found := _differences(path, entry):
+            why[entry.path] = found
+    added = [] if allow_extra is None else _unnamed(folder, {e.path for e in entries} | allow_extra)
+    return Difference(added=added, removed=removed, changed=list(why), why=why)
+
+
+def _differences(path: Path, entry: FileEntry) -> list[str]:
+    size = path.stat().st_size
+    if size != entry.size_bytes:
+        return [f"{size:,} bytes, recorded are {entry.size_bytes:,}"]
+    wanted = {"sha256": entry.sha256} | ({"blake3": entry.blake3} if entry.blake3 else {})
+    found = digest_file(path, tuple(wanted)).hex
+    return [
+        f"{name} is {found[name][:12]}…, recorded is {digest[:12]}…"
+        for name, digest in wanted.items()
+        if found[name] != digest
+    ]
+
+
+def _unnamed(folder: Path, known: set[str]) -> list[str]:
+    """Files and links below `folder` that are not in `known`, sorted; our own caches are no part of it."""
+    found = []
+    for path in folder.rglob("*"):
+        relative = path.relative_to(folder).as_posix()
+        ours = relative.split("/")[0] == ".headwater"
+        if not ours and relative not in known and (path.is_symlink() or not path.is_dir()):
+            found.append(relative)
+    return sorted(found)
+
+
+def _through_link(folder: Path, relative: str) -> bool:
+    """Whether any part of `folder/relative` below the folder is a symbolic link."""
+    path = folder
+    for part in relative.split("/"):
+        path = path / part
+        if path.is_symlink():
+            return True
+    return False

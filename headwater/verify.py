@@ -16,8 +16,7 @@ from pydantic import ValidationError
 
 from headwater.console import track
 from headwater.errors import HeadwaterError, IntegrityError, MissingInput
-from headwater.hashing import digest_file
-from headwater.manifest import FileEntry, Manifest, Step, identity_id, safe_relative, step_key
+from headwater.manifest import FileEntry, Manifest, Step, identity_id, safe_relative, step_key, verify_entries
 from headwater.steps import RECORD_NAME
 
 MANIFEST_NAME = "manifest.json"
@@ -145,46 +144,19 @@ def _verify_entries(
     folder: Path, entries: list[FileEntry], report: Report, allowed: frozenset[str] | None
 ) -> None:
     """Every entry against its file; with `allowed`, also that nothing else lies in the folder."""
+    safe = []
     for entry in entries:
         try:
-            path = folder / safe_relative(entry.path)
+            safe_relative(entry.path)
+            safe.append(entry)
         except IntegrityError as error:
             report.problems.append(f"{folder}: {error.message}")
-            continue
-        if _through_link(folder, entry.path) or not path.is_file():
-            report.problems.append(f"{path}: missing")
-            continue
-        size = path.stat().st_size
-        if size != entry.size_bytes:
-            report.problems.append(f"{path}: {size:,} bytes, recorded are {entry.size_bytes:,}")
-            continue
-        wanted = {"sha256": entry.sha256} | ({"blake3": entry.blake3} if entry.blake3 else {})
-        digests = digest_file(path, tuple(wanted))
-        for name, digest in wanted.items():
-            if digests.hex[name] != digest:
-                report.problems.append(
-                    f"{path}: {name} is {digests.hex[name][:12]}…, recorded is {digest[:12]}…"
-                )
-        report.files += 1
-        report.size_bytes += size
-    if allowed is None:
-        return
-    known = {entry.path for entry in entries} | allowed
-    for found in sorted(folder.rglob("*")):
-        relative = found.relative_to(folder).as_posix()
-        ours = relative.split("/")[0] == ".headwater"
-        if not ours and relative not in known and (found.is_symlink() or not found.is_dir()):
-            report.problems.append(f"{found}: not named by the record")
-
-
-def _through_link(folder: Path, relative: str) -> bool:
-    """Whether any part of `folder/relative` below the folder is a symbolic link."""
-    path = folder
-    for part in relative.split("/"):
-        path = path / part
-        if path.is_symlink():
-            return True
-    return False
+    found = verify_entries(folder, safe, allow_extra=allowed)
+    report.problems += [f"{folder / path}: missing" for path in found.removed]
+    report.problems += [f"{folder / path}: {what}" for path, whats in found.why.items() for what in whats]
+    report.problems += [f"{folder / path}: not named by the record" for path in found.added]
+    report.files += len(safe)
+    report.size_bytes += sum(entry.size_bytes for entry in safe)
 
 
 def _read(file: Path, kind: type[Step] | type[Manifest], report: Report) -> Step | Manifest | None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curate import subset
+from curate import _order, subset
 from curate._order import sort_words
 from headwater.errors import IntegrityError, MissingInput, UsageError
 
@@ -100,7 +100,7 @@ def test_an_unsorted_file_is_refused_by_entry(start: int, rows: list[Any], tmp_p
 
 
 def test_the_check_looks_across_its_own_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subset, "CHECK_ROWS", 4)
+    monkeypatch.setattr(_order, "SEARCH_ROWS", 4)
     found = np.array([(0, n) for n in range(9)], "<u8")
     subset.load_words(write(tmp_path / "good.npy", found))
     found[4] = (0, 2)  # the first entry of the second block

@@ -10,12 +10,10 @@ from pathlib import Path
 
 import blake3
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from headwater import hashing
 from headwater.errors import IntegrityError, MissingInput
-from headwater.hashing import DigestCache, digest_bytes, digest_file
+from headwater.hashing import DigestCache, digest_file
 
 LONG_AGO = time.time_ns() - 3600 * 10**9
 
@@ -37,11 +35,6 @@ def test_all_digests_of_one_read(size: int, tmp_path: Path) -> None:
     assert found.size_bytes == size
     assert found.sha256 == hashlib.sha256(data).hexdigest()
     assert found.hex["blake3"] == blake3.blake3(data).hexdigest()
-
-
-@given(st.binary(max_size=200))
-def test_digest_bytes(data: bytes) -> None:
-    assert digest_bytes(data) == hashlib.sha256(data).hexdigest()
 
 
 def test_a_file_that_grows_while_it_is_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
