@@ -195,11 +195,11 @@ def safe_relative(path: str) -> str:
 
 
 def describe_folder(folder: Path, *, skip: frozenset[str] = frozenset()) -> list[FileEntry]:
-    """Entries of every file below `folder` (symbolic links refused), sorted by path."""
+    """Entries of every file below `folder` (symbolic links refused), sorted by path; `skip` names files or top folders."""
     entries = []
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder).as_posix()
-        if relative in skip or relative.split("/")[0] == ".headwater":
+        if relative in skip or (first := relative.split("/")[0]) in skip or first == ".headwater":
             continue
         if path.is_symlink():
             raise IntegrityError(

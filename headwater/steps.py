@@ -89,6 +89,9 @@ class Work:
     parts: Path  # finished pieces that a later run with the same key may use
     details: dict[str, Any] = field(default_factory=dict)
     output: Path | None = None  # what `stage` will be called; for messages
+    linked: str | None = (
+        None  # sub-folder of hard links: a manifest in `stage` describes it, the record does not
+    )
 
 
 @dataclass(frozen=True)
@@ -166,9 +169,9 @@ def _run_locked(plan: Plan, work: Callable[[Work], Counts], options: RunOptions,
             with meter:
                 counts = work(job)
             counts.check()
-            _settle(job.stage)
-            outputs = _describe(job.stage, plan)
-            record = _record(plan, options, counts, outputs, job.details, meter)
+            _settle(job.stage, job.linked)
+            outputs = _describe(job.stage, plan, job.linked)
+            record = make_record(plan, options, counts, outputs, job.details, meter)
             write_json(private / "record.json", record.model_dump(mode="json"))
     except BaseException as error:
         _clean_up(plan, private, error)
@@ -299,10 +302,12 @@ def _sweep(private: Path, plan: Plan) -> None:
         pass  # another process is at it, or nobody may write here: the output is whole either way
 
 
-def _settle(stage: Path) -> None:
-    """Fixed modes and durable bytes for everything that was staged."""
+def _settle(stage: Path, linked: str | None) -> None:
+    """Fixed modes and durable bytes for everything that was staged; the files of `linked` belong to someone else."""
     paths = [stage, *stage.rglob("*")] if stage.is_dir() else [stage]
     for path in sorted(paths, reverse=True):
+        if linked and stage / linked in path.parents and not path.is_dir():
+            continue
         os.chmod(path, FOLDER_MODE if path.is_dir() else FILE_MODE)
         fd = os.open(path, os.O_RDONLY)
         try:
@@ -311,13 +316,13 @@ def _settle(stage: Path) -> None:
             os.close(fd)
 
 
-def _describe(stage: Path, plan: Plan) -> list[FileEntry]:
+def _describe(stage: Path, plan: Plan, linked: str | None) -> list[FileEntry]:
     if plan.kind == "folder":
-        return describe_folder(stage)
+        return describe_folder(stage, skip=frozenset({linked} if linked else ()))
     return [describe_file(stage, plan.output.name)]
 
 
-def _record(
+def make_record(
     plan: Plan,
     options: RunOptions,
     counts: Counts,
@@ -325,6 +330,7 @@ def _record(
     details: dict[str, Any],
     meter: Meter,
 ) -> Step:
+    """The record of finished work; for steps that place their output themselves."""
     identity = StepIdentity(
         step=plan.step,
         version=plan.version,
