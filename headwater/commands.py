@@ -12,16 +12,25 @@ from headwater.options import Settings, common
 
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
+@click.option(
+    "--sample", type=float, metavar="SHARE", help="Read only this share of the files, chosen by --seed."
+)
+@click.option("--resume", is_flag=True, help="Go on where a verification of PATH was stopped.")
 @common
-def verify(settings: Settings, *, path: Path) -> dict[str, Any]:
+def verify(settings: Settings, *, path: Path, sample: float | None, resume: bool) -> dict[str, Any]:
     """Recompute digests, counts and ids of PATH and compare them with its record or manifest.
 
-    PATH is an output with a step record, a folder with step.json or manifest.json, or a folder that holds such outputs.
-    Exit code 13 names every file that differs.
+    PATH is an output with a step record, a release, a fetched folder, a folder with step.json or manifest.json, or a folder that
+    holds such outputs. Exit code 13 names every file that differs.
     """
     from headwater.verify import verify_path
 
-    return verify_path(path).as_result()
+    if settings.dry_run:
+        from headwater.verify import describe
+
+        return describe(path)
+    report = verify_path(path, sample=sample, seed=settings.seed, resume=resume, workers=settings.workers)
+    return report.as_result()
 
 
 @click.command()

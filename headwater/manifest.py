@@ -8,6 +8,8 @@ Every model forbids unknown keys; additions live under `extensions`.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -247,24 +249,44 @@ def diff_entries(old: list[FileEntry], new: list[FileEntry]) -> Difference:
 
 
 def verify_entries(
-    folder: Path, entries: list[FileEntry], *, allow_extra: frozenset[str] | None = frozenset()
+    folder: Path,
+    entries: list[FileEntry],
+    *,
+    allow_extra: frozenset[str] | None = frozenset(),
+    workers: int = 1,
+    known: Callable[[Path, FileEntry], bool] = lambda path, entry: False,
+    good: Callable[[Path, FileEntry], None] = lambda path, entry: None,
 ) -> Difference:
     """Read every listed file below `folder` and compare its size and all recorded digests.
 
-    `added` are files that no entry names, besides `allow_extra` (None: do not look for any). A file that is reached through a
-    symbolic link, also by way of a linked folder, counts as missing. Raises MissingInput when the folder itself is not there,
-    IntegrityError for an unsafe path.
+    `added` are files that no entry names, besides `allow_extra` (names of files or of top folders; None: do not look for any). A
+    file that is reached through a symbolic link, also by way of a linked folder, counts as missing. `known` may spare the
+    reading of a file, `good` is told each one that is as recorded; both are called from `workers` threads.
+    Raises MissingInput when the folder itself is not there, IntegrityError for an unsafe path.
     """
     if not folder.is_dir():
         raise MissingInput(f"{folder}: no such folder")
-    removed, why = [], {}
-    for entry in entries:
+
+    def check(entry: FileEntry) -> list[str] | None:
         path = folder / safe_relative(entry.path)
         if _through_link(folder, entry.path) or not path.is_file():
-            removed.append(entry.path)
-        elif found := _differences(path, entry):
-            why[entry.path] = found
+            return None
+        if path.stat().st_size == entry.size_bytes and known(path, entry):
+            return []
+        found = _differences(path, entry)
+        if not found:
+            good(path, entry)
+        return found
+
+    with ThreadPoolExecutor(workers) as pool:  # the digests let go of the interpreter's lock
+        try:
+            found = dict(zip((e.path for e in entries), pool.map(check, entries), strict=True))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
     added = [] if allow_extra is None else _unnamed(folder, {e.path for e in entries} | allow_extra)
+    why = {path: whats for path, whats in found.items() if whats}
+    removed = [path for path, whats in found.items() if whats is None]
     return Difference(added=added, removed=removed, changed=list(why), why=why)
 
 
@@ -286,7 +308,8 @@ def _unnamed(folder: Path, known: set[str]) -> list[str]:
     found = []
     for path in folder.rglob("*"):
         relative = path.relative_to(folder).as_posix()
-        ours = relative.split("/")[0] == ".headwater"
+        top = relative.split("/")[0]
+        ours = top == ".headwater" or (top in known and top != relative)
         if not ours and relative not in known and (path.is_symlink() or not path.is_dir()):
             found.append(relative)
     return sorted(found)

@@ -2,11 +2,14 @@
 
 Recomputed for a step: digests and sizes of its outputs, the sum of its counts, its key and its id.
 Recomputed for a manifest: digests and sizes of its entries, and the id of the step it names when that record is there.
-Nothing is written, and no file outside the folder is opened.
+A release has both: the record of its publishing, and the manifest of the files in the folder of its name.
+Nothing beside the data is written, and no file outside the folder is opened.
 """
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,12 +17,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from headwater.console import track
-from headwater.errors import HeadwaterError, IntegrityError, MissingInput
+from headwater.checkpoint import Checkpoint
+from headwater.console import Track, track
+from headwater.errors import HeadwaterError, IntegrityError, MissingInput, UsageError
+from headwater.executor import default_workers
 from headwater.manifest import FileEntry, Manifest, Step, identity_id, safe_relative, step_key, verify_entries
+from headwater.release import INSIDE, LATEST_NAME, LOCATIONS_NAME, MANIFEST_NAME, RELEASE_NAME, open_release
 from headwater.steps import RECORD_NAME
 
-MANIFEST_NAME = "manifest.json"
 RECORD_LIMIT_BYTES = 256 << 20  # a record names every file of an output: about 400 bytes each
 SUFFIX = f".{RECORD_NAME}"
 
@@ -32,6 +37,12 @@ class Report:
     files: int = 0
     size_bytes: int = 0
     problems: list[str] = field(default_factory=list)
+    of_files: int = 0  # how many there are: more than `files` in a sample
+    sample: float | None = None
+    resumed: int = 0  # files that an interrupted run had found as recorded, unchanged since
+    bar: Track | None = None
+    notes: Checkpoint | None = None
+    seed: int = 0
 
     def as_result(self) -> dict[str, Any]:
         """The result to print. Raises IntegrityError naming every problem, if there is one."""
@@ -43,37 +54,76 @@ class Report:
             )
         lines = [f"{record['path']}: {record['kind']} {record['id'][:12]} ok" for record in self.records]
         lines.append(f"{self.files:,} files, {self.size_bytes:,} bytes: all as recorded")
-        return {
-            "ok": True,
-            "records": self.records,
-            "files": self.files,
-            "size_bytes": self.size_bytes,
-            "text": "\n".join(lines),
-        }
+        result = {"ok": True, "records": self.records, "files": self.files, "size_bytes": self.size_bytes}
+        if self.resumed:
+            lines.append(
+                f"{self.resumed:,} of them were checked by a run that was stopped, and did not change since"
+            )
+            result["resumed_files"] = self.resumed
+        if self.sample is not None:
+            lines.append(
+                f"a sample of {self.files:,} of {self.of_files:,} files, seed {self.seed}: were {_unseen(self):.2%} or more of"
+                " all files bad, one would have been met with a probability of 95 %"
+            )
+            result |= {
+                "sampled_of_files": self.of_files,
+                "seed": self.seed,
+                "bad_share_excluded_at_95_percent": _unseen(self),
+            }
+        return {**result, "text": "\n".join(lines)}
 
 
-def verify_path(path: Path) -> Report:
-    """Verify one output, one manifest, or every record below a folder that has none itself.
+def _unseen(report: Report) -> float:
+    """The smallest share of bad files that a sample of n without one rules out at 95 % (drawn with replacement: careful)."""
+    return 0.0 if report.files >= report.of_files else 1 - 0.05 ** (1 / max(report.files, 1))
 
-    Raises MissingInput when PATH is not there or nothing describes it.
+
+def verify_path(
+    path: Path,
+    *,
+    sample: float | None = None,
+    seed: int | None = None,
+    resume: bool = False,
+    workers: int | None = None,
+) -> Report:
+    """Verify one output, one release, one manifest, or every record below a folder that has none itself.
+
+    `sample` reads only that share of the files (names, sizes and ids of all are still compared), chosen by `seed`; `resume` goes
+    on where a run that was stopped came to. Raises MissingInput when PATH is not there or nothing describes it.
     """
+    if sample is not None and not 0 < sample <= 1:
+        raise UsageError(f"--sample is {sample:g}: it must be above 0 and at most 1")
     if not path.exists():
         raise MissingInput(f"{path}: no such file or folder")
-    report = Report()
     records = list(_records(path))
     if not records:
         raise MissingInput(
             f"{path}: no step record and no manifest describes it",
             hint="only outputs of headwater, and folders with a manifest.json, can be verified",
         )
-    with track("verify", total=len(records), unit="records") as bar:
-        for record in records:
-            if record.name == MANIFEST_NAME:
-                _verify_manifest(record, report)
-            else:
-                _verify_step(record, report)
-            bar.add()
+    report = Report(sample=sample, seed=seed or 0, notes=Checkpoint(path, resume=resume))
+    finished = False
+    try:
+        with track("verify", total=None, unit="bytes") as report.bar:
+            for record in records:
+                if record.name == MANIFEST_NAME:
+                    _verify_manifest(record, report, workers or default_workers())
+                else:
+                    _verify_step(record, report, workers or default_workers())
+        finished = True
+    finally:
+        assert report.notes is not None
+        report.notes.close(finished=finished)
+    report.resumed = report.notes.skipped
     return report
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """What a verification of PATH would read."""
+    if not path.exists():
+        raise MissingInput(f"{path}: no such file or folder")
+    records = [str(record) for record in _records(path)]
+    return {"records": records, "text": "\n".join(f"would check {record}" for record in records)}
 
 
 def _records(path: Path) -> Iterator[Path]:
@@ -84,7 +134,9 @@ def _records(path: Path) -> Iterator[Path]:
         elif (beside := path.with_name(path.name + SUFFIX)).is_file():
             yield beside
         return
+    inside = path / INSIDE / MANIFEST_NAME  # what fetch brought
     own = [path / name for name in (MANIFEST_NAME, RECORD_NAME) if (path / name).is_file()]
+    own += [inside] if inside.is_file() else []
     if own:
         yield from own
         return
@@ -94,7 +146,7 @@ def _records(path: Path) -> Iterator[Path]:
             yield found
 
 
-def _verify_step(file: Path, report: Report) -> None:
+def _verify_step(file: Path, report: Report, workers: int) -> None:
     record = _read(file, Step, report)
     if not isinstance(record, Step):
         return
@@ -117,16 +169,39 @@ def _verify_step(file: Path, report: Report) -> None:
     whole_folder = file.name == RECORD_NAME
     if not whole_folder and [e.path for e in identity.outputs] != [file.name.removesuffix(SUFFIX)]:
         report.problems.append(f"{file}: does not name the file it lies beside")
-    allowed = frozenset({RECORD_NAME, MANIFEST_NAME})
-    _verify_entries(file.parent, identity.outputs, report, allowed if whole_folder else None)
+    allowed = {RECORD_NAME, MANIFEST_NAME}
+    if (file.parent / RELEASE_NAME).is_file():
+        allowed |= {LOCATIONS_NAME, LATEST_NAME, _release_folder(file.parent, report)}
+    _verify_entries(
+        file.parent, identity.outputs, report, frozenset(allowed) if whole_folder else None, workers
+    )
     report.records.append({"kind": f"step {identity.step}", "id": record.id, "path": str(file)})
 
 
-def _verify_manifest(file: Path, report: Report) -> None:
-    manifest = _read(file, Manifest, report)
-    if not isinstance(manifest, Manifest):
-        return
-    beside = file.with_name(RECORD_NAME)
+def _release_folder(folder: Path, report: Report) -> str:
+    """Name of the folder of a release's files; the manifest describes what is in it."""
+    try:
+        return open_release(folder).release.name
+    except HeadwaterError as error:
+        report.problems.append(error.message)
+        return RELEASE_NAME
+
+
+def _verify_manifest(file: Path, report: Report, workers: int) -> None:
+    if file.with_name(RELEASE_NAME).is_file():
+        top = file.parent.parent.parent if file.parent.parts[-2:] == tuple(INSIDE.split("/")) else file.parent
+        try:
+            opened = open_release(top)
+        except HeadwaterError as error:
+            report.problems.append(error.message)
+            return
+        manifest, folder, allowed = opened.manifest, opened.data, frozenset[str]()
+    else:
+        found = _read(file, Manifest, report)
+        if not isinstance(found, Manifest):
+            return
+        manifest, folder, allowed = found, file.parent, frozenset({MANIFEST_NAME, RECORD_NAME})
+    beside = folder / RECORD_NAME
     if manifest.step_id and beside.is_file():
         step = _read(beside, Step, report)
         if isinstance(step, Step) and step.id != manifest.step_id:
@@ -136,12 +211,12 @@ def _verify_manifest(file: Path, report: Report) -> None:
     paths = [entry.path for entry in manifest.entries]
     if sorted(set(paths), key=str.encode) != paths:
         report.problems.append(f"{file}: its entries are not sorted by path, or one occurs twice")
-    _verify_entries(file.parent, manifest.entries, report, frozenset({MANIFEST_NAME, RECORD_NAME}))
+    _verify_entries(folder, manifest.entries, report, allowed, workers)
     report.records.append({"kind": "manifest", "id": manifest.id, "path": str(file)})
 
 
 def _verify_entries(
-    folder: Path, entries: list[FileEntry], report: Report, allowed: frozenset[str] | None
+    folder: Path, entries: list[FileEntry], report: Report, allowed: frozenset[str] | None, workers: int
 ) -> None:
     """Every entry against its file; with `allowed`, also that nothing else lies in the folder."""
     safe = []
@@ -151,12 +226,44 @@ def _verify_entries(
             safe.append(entry)
         except IntegrityError as error:
             report.problems.append(f"{folder}: {error.message}")
-    found = verify_entries(folder, safe, allow_extra=allowed)
+    chosen = _sampled(safe, report)
+    if allowed is not None:
+        allowed = allowed | {entry.path for entry in safe}
+    notes, bar = report.notes, report.bar
+    assert notes is not None and bar is not None
+    bar.total = (bar.total or 0) + sum(entry.size_bytes for entry in chosen)
+
+    def known(path: Path, entry: FileEntry) -> bool:
+        return notes.known(path, entry)
+
+    def good(path: Path, entry: FileEntry) -> None:
+        notes.note(path, entry)
+        bar.add(entry.size_bytes)
+
+    found = verify_entries(folder, chosen, allow_extra=allowed, workers=workers, known=known, good=good)
+    skipped = {entry.path for entry in safe} - {entry.path for entry in chosen}
     report.problems += [f"{folder / path}: missing" for path in found.removed]
+    report.problems += [
+        f"{folder / path}: missing" for path in sorted(skipped) if not (folder / path).is_file()
+    ]
     report.problems += [f"{folder / path}: {what}" for path, whats in found.why.items() for what in whats]
     report.problems += [f"{folder / path}: not named by the record" for path in found.added]
-    report.files += len(safe)
-    report.size_bytes += sum(entry.size_bytes for entry in safe)
+    report.files += len(chosen)
+    report.of_files += len(safe)
+    report.size_bytes += sum(entry.size_bytes for entry in chosen)
+
+
+def _sampled(entries: list[FileEntry], report: Report) -> list[FileEntry]:
+    """The share of the files that the sample reads: at least one; the same ones for the same seed, wherever they lie."""
+    if report.sample is None or not entries:
+        return entries
+    wanted = math.ceil(report.sample * len(entries))
+
+    def draw(entry: FileEntry) -> bytes:
+        return hashlib.sha256(f"{report.seed}\0{entry.path}".encode()).digest()
+
+    chosen = {entry.path for entry in sorted(entries, key=draw)[:wanted]}
+    return [entry for entry in entries if entry.path in chosen]
 
 
 def _read(file: Path, kind: type[Step] | type[Manifest], report: Report) -> Step | Manifest | None:
