@@ -54,6 +54,20 @@ COMMANDS: dict[str, Entry] = {
         "curate.commands_report:report", "One HTML page about an output and the steps behind it.", "curate"
     ),
     "demo": Entry("curate.commands_demo:demo", "The whole path on a small pool, without a network.", "all"),
+    "publish": Entry(
+        "distribute.commands:publish", "Make a release: one manifest, torrents, CIDs, mirrors.", "distribute"
+    ),
+    "seed": Entry(
+        "distribute.commands:seed", "Give a release over HTTP, IPFS and BitTorrent at once.", "distribute"
+    ),
+    "fetch": Entry(
+        "distribute.commands_fetch:fetch", "Bring a release from several places, checked.", "distribute"
+    ),
+    "mirror": Entry(
+        "distribute.commands_fetch:mirror", "Ask each location of a release: alive, and right?", "distribute"
+    ),
+    "sign": Entry("distribute.commands:sign", "Sign which release is the latest one.", "distribute"),
+    "key": Entry("distribute.commands:key", "Make a key for signing.", "distribute"),
     "verify": Entry("headwater.commands:verify", "Recompute digests, counts and ids of an output.", "all"),
     "schema": Entry("headwater.commands:schema", "Print the JSON Schema of a file format.", "all"),
     "plugins": Entry(

@@ -21,7 +21,10 @@ DIALECT = (
 MODELS: dict[str, str] = {
     "counts": "headwater.manifest:Counts",
     "energy": "headwater.manifest:Energy",
+    "locations": "headwater.release:Locations",
     "manifest": "headwater.manifest:Manifest",
+    "pointer": "headwater.release:Pointer",
+    "release": "headwater.release:Release",
     "rule": "curate.rules:RuleFile",
     "step": "headwater.manifest:Step",
 }

@@ -89,9 +89,8 @@ class Work:
     parts: Path  # finished pieces that a later run with the same key may use
     details: dict[str, Any] = field(default_factory=dict)
     output: Path | None = None  # what `stage` will be called; for messages
-    linked: str | None = (
-        None  # sub-folder of hard links: a manifest in `stage` describes it, the record does not
-    )
+    # top entries of `stage` that the record does not describe: what has a manifest of its own, or changes later
+    undescribed: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -169,8 +168,8 @@ def _run_locked(plan: Plan, work: Callable[[Work], Counts], options: RunOptions,
             with meter:
                 counts = work(job)
             counts.check()
-            _settle(job.stage, job.linked)
-            outputs = _describe(job.stage, plan, job.linked)
+            _settle(job.stage, job.undescribed)
+            outputs = _describe(job.stage, plan, job.undescribed)
             record = make_record(plan, options, counts, outputs, job.details, meter)
             write_json(private / "record.json", record.model_dump(mode="json"))
     except BaseException as error:
@@ -302,11 +301,12 @@ def _sweep(private: Path, plan: Plan) -> None:
         pass  # another process is at it, or nobody may write here: the output is whole either way
 
 
-def _settle(stage: Path, linked: str | None) -> None:
-    """Fixed modes and durable bytes for everything that was staged; the files of `linked` belong to someone else."""
+def _settle(stage: Path, undescribed: frozenset[str]) -> None:
+    """Fixed modes and durable bytes for everything that was staged; files in `undescribed` folders may be someone else's."""
+    others = {stage / name for name in undescribed}
     paths = [stage, *stage.rglob("*")] if stage.is_dir() else [stage]
     for path in sorted(paths, reverse=True):
-        if linked and stage / linked in path.parents and not path.is_dir():
+        if others.intersection(path.parents) and not path.is_dir():
             continue
         os.chmod(path, FOLDER_MODE if path.is_dir() else FILE_MODE)
         fd = os.open(path, os.O_RDONLY)
@@ -316,9 +316,9 @@ def _settle(stage: Path, linked: str | None) -> None:
             os.close(fd)
 
 
-def _describe(stage: Path, plan: Plan, linked: str | None) -> list[FileEntry]:
+def _describe(stage: Path, plan: Plan, undescribed: frozenset[str]) -> list[FileEntry]:
     if plan.kind == "folder":
-        return describe_folder(stage, skip=frozenset({linked} if linked else ()))
+        return describe_folder(stage, skip=undescribed)
     return [describe_file(stage, plan.output.name)]
 
 
