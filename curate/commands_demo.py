@@ -1,15 +1,25 @@
-"""`headwater demo`: the main job on the real pool that the repository ships, one command after the other."""
+"""`headwater demo`: the main job on the real pool that the repository ships, one command after the other.
+
+At its end the shards are published, seeded on this machine, fetched into another folder and verified there.
+"""
 
 from __future__ import annotations
 
+import json
 import shutil
+import signal
+import subprocess
+import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
-from headwater.errors import MissingInput, UsageError
+from headwater.errors import HeadwaterError, MissingInput, UsageError
 from headwater.options import Settings, common
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "openclipart"
@@ -39,7 +49,7 @@ MARK = ".headwater-demo"
 )
 @common
 def demo(settings: Settings, *, output: Path, source: Path, rule: Path) -> dict[str, Any] | None:
-    """Import a real pool, index it, filter it, write the shards of the subset, and draw the report."""
+    """Import a real pool, filter it, write the shards of the subset, draw the report; then publish, seed, fetch and verify them."""
     from headwater.cli import cli
     from headwater.console import say
 
@@ -49,17 +59,30 @@ def demo(settings: Settings, *, output: Path, source: Path, rule: Path) -> dict[
             hint="the demo's data are in the repository: run it from a checkout, or name --source and --rule",
         )
     steps = _steps(output, source, rule)
+    seed = ["seed", str(output / "release"), "--port", "0", "--torrent-port", "0"]
     if settings.dry_run:
-        lines = ["headwater " + " ".join(arguments) for arguments in steps]
+        after = [seed, _fetch("URL", "ID", output), ["verify", str(output / "fetched")]]
+        lines = ["headwater " + " ".join(arguments) for arguments in [*steps, *after]]
         return {"commands": lines, "text": "\n".join(lines)}
     _fresh(output)
     started = time.monotonic()
-    for arguments in steps:
+
+    def run(arguments: list[str]) -> None:
         say("info", "\n$ headwater " + " ".join(arguments))
         begun = time.monotonic()
         extra = ["--quiet"] if settings.quiet else []
         cli.main([*arguments, *extra, *_engine(settings)], prog_name="headwater", standalone_mode=False)
         say("debug", f"{time.monotonic() - begun:.1f} s")
+
+    for arguments in steps:
+        run(arguments)
+    if served := _missing_for_seeding():
+        say("warning", f"not seeded and fetched: {served}")
+    else:
+        say("info", "\n$ headwater " + " ".join(seed) + " &")
+        with _seeding(seed) as facts:
+            run(_fetch(facts["url"], facts["manifest_id"], output))
+        run(["verify", str(output / "fetched")])
     seconds = time.monotonic() - started
     facts = {
         "seconds": round(seconds, 1),
@@ -67,11 +90,14 @@ def demo(settings: Settings, *, output: Path, source: Path, rule: Path) -> dict[
         "pictures": str(output / "shards"),
         "subset": str(output / "subset.npy"),
         "pool": str(output / "pool"),
+        "release": str(output / "release"),
+        "fetched": None if served else str(output / "fetched"),
     }
     text = (
         f"\nDone in {seconds:.1f} s. Look at {facts['report']} (pictures, funnel, histograms; one file, no network).\n"
         f"The kept pictures are in {facts['pictures']}/*.tar, their uids in {facts['subset']}.\n"
-        f"headwater verify {facts['subset']}    checks that they are what the record says."
+        f"headwater verify {facts['subset']}    checks that they are what the record says.\n"
+        f"headwater seed {facts['release']}    gives the shards to everybody: HTTP, IPFS gateway, torrents."
     )
     return {**facts, "text": "" if settings.quiet else text}
 
@@ -95,7 +121,46 @@ def _steps(output: Path, source: Path, rule: Path) -> list[list[str]]:
         ],
         ["reshard", str(source), "-s", subset, "-o", shards, "--shard-size", "500", "--cache", cache],
         ["report", subset, "-o", str(output / "report.html"), "--shards", str(source)],
+        ["publish", shards, "-o", str(output / "release"), "--name", "openclipart"],
     ]
+
+
+def _fetch(url: str, manifest_id: str, output: Path) -> list[str]:
+    # the address is this machine's own, which a fetch refuses unless it is told
+    return ["fetch", url, "--manifest", manifest_id, "--allow-private", "-o", str(output / "fetched")]
+
+
+def _missing_for_seeding() -> str:
+    """What keeps this installation from seeding, or nothing."""
+    try:
+        import aiohttp  # noqa: F401
+    except ImportError:
+        return "the package aiohttp is not installed (pip install 'headwater[seed]')"
+    return ""
+
+
+@contextmanager
+def _seeding(arguments: list[str]) -> Iterator[dict[str, Any]]:
+    """A seed in a process of its own, and what it says of itself; ended at the end, as a person would, by an interrupt."""
+    command = [sys.executable, "-P", "-m", "headwater.cli", *arguments, "--json"]
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    try:
+        assert process.stderr is not None
+        said = []
+        for line in process.stderr:
+            said.append(line.decode(errors="replace"))
+            event = json.loads(line) if line.startswith(b"{") else {}
+            if event.get("event") == "seeding":
+                # what else it says is of no use here, and must not fill the pipe
+                threading.Thread(target=process.stderr.read, daemon=True).start()
+                yield event
+                return
+        raise HeadwaterError(f"the seed did not start: {''.join(said).strip()}")
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
 
 
 def _engine(settings: Settings) -> list[str]:

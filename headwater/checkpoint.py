@@ -61,10 +61,14 @@ class Checkpoint:
 
     def close(self, *, finished: bool) -> None:
         """End the notes; after a finished verification they are of no more use."""
-        if self._handle is not None:
+        if self._handle is None:
+            return
+        try:
             self._handle.close()
-        if finished:
-            self._file.unlink(missing_ok=True)
+            if finished:
+                self._file.unlink(missing_ok=True)
+        except OSError:
+            pass  # a full disk: the notes are lost, nothing else
 
     @staticmethod
     def _line(path: Path, entry: FileEntry) -> str:

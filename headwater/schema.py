@@ -21,6 +21,7 @@ DIALECT = (
 MODELS: dict[str, str] = {
     "counts": "headwater.manifest:Counts",
     "energy": "headwater.manifest:Energy",
+    "last-seen": "distribute.trust:SeenPointers",
     "locations": "headwater.release:Locations",
     "manifest": "headwater.manifest:Manifest",
     "pointer": "headwater.release:Pointer",
