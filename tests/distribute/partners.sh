@@ -8,7 +8,8 @@ out=${1:-$root/.partners}
 mkdir -p "$out"
 : > "$out/environment"
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
-missing=()
+missing=()  # what could not be had
+excused=()  # the variables that stay unset
 
 found() { printf 'export %s=%q\n' "$1" "$2" >> "$out/environment"; }
 
@@ -36,13 +37,14 @@ newer_python() {  # 3.13 or later, for one server; also where a version manager 
 }
 
 python=${PYTHON:-python3}
-if environment kubo "$python"; then found HEADWATER_KUBO_PYTHON "$out/kubo/bin/python"; else missing+=("kubo"); fi
-if environment s3 "$python"; then found HEADWATER_S3_PYTHON "$out/s3/bin/python"; else missing+=("s3"); fi
+if environment kubo "$python"; then found HEADWATER_KUBO_PYTHON "$out/kubo/bin/python"; else missing+=(kubo); excused+=(HEADWATER_KUBO_PYTHON); fi
+if environment s3 "$python"; then found HEADWATER_S3_PYTHON "$out/s3/bin/python"; else missing+=(s3); excused+=(HEADWATER_S3_PYTHON); fi
 if newer=$(newer_python) && environment mongo "$newer" && environment girder "$python"; then
   found HEADWATER_MONGO_PYTHON "$out/mongo/bin/python"
   found HEADWATER_GIRDER_PYTHON "$out/girder/bin/python"
 else
   missing+=("girder (its database stand-in needs Python 3.13)")
+  excused+=(HEADWATER_MONGO_PYTHON HEADWATER_GIRDER_PYTHON)
 fi
 
 if command -v npm >/dev/null; then
@@ -51,17 +53,21 @@ if command -v npm >/dev/null; then
   if [ -d "$out/importer/node_modules/ipfs-unixfs-importer" ] || (cd "$out/importer" && timeout 600 npm ci --silent --ignore-scripts --no-audit --no-fund >/dev/null 2>&1); then
     found HEADWATER_IMPORTER "$out/importer"
   else
-    missing+=("importer")
+    missing+=(importer)
+    excused+=(HEADWATER_IMPORTER)
   fi
   mkdir -p "$out/js-ipfs"
   [ -f "$out/js-ipfs/package.json" ] || echo '{"private": true}' > "$out/js-ipfs/package.json"
   if [ -d "$out/js-ipfs/node_modules/ipfs" ] || (cd "$out/js-ipfs" && timeout 900 npm install --silent --no-audit --no-fund --no-package-lock ipfs@0.66.1 >/dev/null 2>&1); then
     found HEADWATER_JSIPFS "$out/js-ipfs"
   else
-    missing+=("js-ipfs")
+    missing+=(js-ipfs)
+    excused+=(HEADWATER_JSIPFS)
   fi
 else
-  missing+=("importer" "js-ipfs")
+  missing+=(importer js-ipfs)
+  excused+=(HEADWATER_IMPORTER HEADWATER_JSIPFS)
 fi
+found HEADWATER_PARTNERS_ABSENT "${excused[*]}"
 for name in "${missing[@]}"; do echo "not available: $name"; done
 exit 0
