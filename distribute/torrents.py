@@ -290,8 +290,10 @@ def magnet(
         raise ValueError("a magnet link needs an infohash")
     pairs = [("dn", name)] if name else []
     pairs += [("tr", url) for url in trackers] + [("ws", url) for url in web_seeds]
-    pairs += [("x.pe", peer) for peer in peers]
-    return "magnet:?" + "&".join(topics + [f"{key}={quote(value, safe='')}" for key, value in pairs])
+    parts = [f"{key}={quote(value, safe='')}" for key, value in pairs]
+    # some clients take a peer's address as it stands and do not decode it
+    parts += [f"x.pe={quote(peer, safe=':[]')}" for peer in peers]
+    return "magnet:?" + "&".join(topics + parts)
 
 
 def parse_magnet(text: str) -> Magnet:
