@@ -65,6 +65,7 @@ def fetch(settings: Settings, *, locations: tuple[str, ...], output: Path, **val
 
     A location is an address of a release, a magnet link, a .torrent, ipfs://CID, girder+https://…, s3://…, or a folder.
     Interrupted, the same line goes on from what is there. Wrong bytes are fetched again from another place.
+    GIRDER_API_KEY is shown only to the server that GIRDER_API_URL names.
 
     \b
     headwater fetch https://data.example/shards/ --manifest ID -o shards

@@ -139,7 +139,7 @@ def piece_layers(release: OpenRelease) -> dict[str, tuple[int, bytes]]:
     """By path, (piece size, layer) of files larger than a piece, from the release's own v2 or hybrid torrent."""
     for kind in ("v2", "hybrid"):
         if kind in release.release.torrents:
-            torrent = TorrentFile.parse(read_limited(release.file(f"{kind}.torrent")))
+            torrent = TorrentFile.parse(read_limited(release.file(f"{kind}.torrent")), names="safe")
             roots = {entry.path: entry.bt_v2_root for entry in release.manifest.entries}
             return {
                 file.path: (torrent.piece_size, file.layer)

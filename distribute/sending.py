@@ -18,6 +18,7 @@ from headwater.release import (
     LATEST_NAME,
     LOCATIONS_NAME,
     NODES_NAME,
+    RELEASE_NAME,
     Location,
     Locations,
     OpenRelease,
@@ -104,11 +105,7 @@ def after(
     if extras.car is not None:
         write_full_car(opened, extras.car)
         lines.append(f"CAR       {extras.car}")
-    from distribute.transports._base import Context
-
-    # the places are the user's own words on the command line, so private addresses are meant
-    work = cache_folder() / "publish" / opened.release.manifest_id
-    sent, failed = send(opened, places, Context(work=work, allow_private=True))
+    sent, failed = send(opened, places, _context(opened))
     lines += [f"sent      {name}: {done.text or done.files}" for name, done in sent.items()]
     result["sent"] = {
         name: {
@@ -127,6 +124,27 @@ def after(
             or "the same command line sends what is missing",
         )
     return {**result, "text": "\n".join(line for line in lines if line)}
+
+
+def _would_send(output: Path, places: dict[str, str]) -> list[str]:
+    """What sending would do: where the release is made already, what each place lacks."""
+    lines = []
+    for name, place in places.items():
+        lines.append(f"would send it by {name}{' to ' + place if place else ''}")
+        if (output / RELEASE_NAME).is_file():
+            opened = open_release(output)
+            done = load("transports", name).publish(opened, place, _context(opened), dry_run=True)
+            lines += [f"  {action}" for action in done.actions[:50]]
+            if len(done.actions) > 50:
+                lines.append(f"  and {len(done.actions) - 50:,} more")
+    return lines
+
+
+def _context(opened: OpenRelease) -> Context:
+    from distribute.transports._base import Context
+
+    # the places are the user's own words on the command line, so private addresses are meant
+    return Context(work=cache_folder() / "publish" / opened.release.manifest_id, allow_private=True)
 
 
 def send(

@@ -192,7 +192,7 @@ def test_magnet() -> None:
     )
     assert text == (
         f"magnet:?xt=urn:btih:{H1}&xt=urn:btmh:1220{H2}&dn=a%20b%26%C3%A9&tr=udp%3A%2F%2Ft%3A1%2Fa%3Fx%3D1"
-        "&ws=http%3A%2F%2Fw%2F&x.pe=1.2.3.4%3A5&x.pe=%5B%3A%3A1%5D%3A6"
+        "&ws=http%3A%2F%2Fw%2F&x.pe=1.2.3.4:5&x.pe=[::1]:6"
     )
     found = parse_magnet(text)
     assert found.text == text
