@@ -129,6 +129,8 @@ def _publish(job: _Job, scan: Scan, parent: OpenRelease | None, run: RunOptions)
         mirrors=options.mirrors,
     )
     difference = diff_entries(parent.manifest.entries, material.manifest.entries) if parent else None
+    if parent and difference:
+        _say_edited(parent, job.folder, difference)
     new = _new_files(job, scan, difference)
     plan = Plan(
         step="publish",
@@ -196,6 +198,22 @@ def _new_files(job: _Job, scan: Scan, difference: Difference | None) -> TreeDige
     wanted = {*difference.added, *difference.changed}
     chosen = replace(scan, files=[file for file in scan.files if file.path in wanted])
     return _digest(job, chosen, v1=True)
+
+
+def _say_edited(parent: OpenRelease, folder: Path, difference: Difference) -> None:
+    """A file that was written in place is a hard link of the parent's, which now holds the new bytes as well: tell it."""
+    edited = []
+    for path in difference.changed:
+        before, now = parent.data / path, folder / path
+        if before.is_file() and now.is_file() and os.path.samefile(before, now):
+            edited.append(path)
+    if edited:
+        more = f" and {len(edited) - 5:,} more" if len(edited) > 5 else ""
+        say(
+            "warning",
+            f"edited in place, so {parent.data} no longer holds the bytes of its own manifest: {', '.join(edited[:5])}{more}; "
+            "write changed files anew (programs that rename do), or publish with --data copy",
+        )
 
 
 def _new_bytes(material: Material, difference: Difference | None) -> int | None:

@@ -23,6 +23,7 @@ from headwater.steps import RunOptions, read_record
 from headwater.verify import verify_path
 from tests.conftest import Cli, clean_environment
 from tests.distribute.publish_kit import make_release, some_tree, write_tree
+from tests.distribute.seed_kit import hearing
 
 
 def test_a_release_holds_everything(tmp_path: Path) -> None:
@@ -145,6 +146,19 @@ def test_a_child_tells_reads_and_sends_only_what_is_new(tmp_path: Path) -> None:
     same = [entry for entry in opened.manifest.entries if before.get(entry.path) == entry]
     assert len(same) == 4
     assert verify_path(tmp_path / "rel2").as_result()["ok"]
+
+
+def test_an_edit_in_place_that_damages_the_parent_is_told(tmp_path: Path) -> None:
+    tree = some_tree(tmp_path / "d")
+    make_release(tree, tmp_path / "rel")
+    with open(tree / "a.txt", "ab") as handle:
+        handle.write(b"more\n")
+    (tree / "z.bin").unlink()  # replaced, as most programs do it: nothing to tell
+    write_tree(tree, {"z.bin": b"z"})
+    with hearing() as said:
+        make_release(tree, tmp_path / "rel2", parent=tmp_path / "rel")
+    [warning] = [text for _, text in said.messages if "edited in place" in text]
+    assert "a.txt" in warning and "z.bin" not in warning and "--data copy" in warning
 
 
 def test_a_child_without_changes_has_no_delta(tmp_path: Path) -> None:
