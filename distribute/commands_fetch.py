@@ -63,7 +63,8 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 def fetch(settings: Settings, *, locations: tuple[str, ...], output: Path, **values: Any) -> dict[str, Any]:
     """Bring a release from all LOCATIONs at once, check every byte, and say who gave what.
 
-    A location is an address of a release, a magnet link, a .torrent, ipfs://CID, girder+https://…, s3://…, or a folder.
+    A location is an address of a release, a magnet link, a .torrent, ipfs://CID, girder+https://…, s3://…, a folder, or a
+    manifest.json with a locations.json beside it.
     Interrupted, the same line goes on from what is there. Wrong bytes are fetched again from another place.
     GIRDER_API_KEY is shown only to the server that GIRDER_API_URL names.
 
@@ -73,9 +74,12 @@ def fetch(settings: Settings, *, locations: tuple[str, ...], output: Path, **val
     """
     from distribute.fetch import fetch as bring
     from distribute.fetching.options import FetchOptions
+    from distribute.listed import expand
 
+    someone = bool(values["gateways"] or values["ipfs_api"])
+    locations, manifest = expand(locations, values["manifest"], ipfs=someone)
     options = FetchOptions(
-        manifest=values["manifest"],
+        manifest=manifest,
         include=values["include"],
         exclude=values["exclude"],
         allow_private=values["allow_private"] or values["local"],
