@@ -64,7 +64,14 @@ COMMANDS: dict[str, Entry] = {
         "distribute.commands_fetch:fetch", "Bring a release from several places, checked.", "distribute"
     ),
     "mirror": Entry(
-        "distribute.commands_fetch:mirror", "Ask each location of a release whether it is alive and right.", "distribute"
+        "distribute.commands_fetch:mirror",
+        "Ask each location of a release whether it is alive and right.",
+        "distribute",
+    ),
+    "study": Entry(
+        "distribute.commands_study:study",
+        "Measure the transports against each other, over links.",
+        "distribute",
     ),
     "sign": Entry("distribute.commands:sign", "Sign which release is the latest one.", "distribute"),
     "key": Entry("distribute.commands:key", "Make a key for signing.", "distribute"),

@@ -1,0 +1,1 @@
+"""The parts of `headwater fetch`: resolve ── plan ── board ── workers ── place ── record."""

@@ -1,0 +1,146 @@
+"""Manifests that name paths outside, and a target with links, folders and a full disk in the way."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distribute.fetch import FetchOptions, fetch
+from headwater import console
+from headwater.errors import HeadwaterError, IntegrityError
+from tests.distribute import loopback
+from tests.distribute.loopback import Mirror
+from tests.distribute.release_kit import MIB, build_release, sample_files
+
+FILES = sample_files(big=(12 * MIB + 12_345, 9 * MIB))
+SIZE = sum(map(len, FILES.values()))
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("release")
+    build_release(folder, FILES)
+    return folder
+
+
+@pytest.fixture
+def mirror(release: Path) -> Iterator[Mirror]:
+    with Mirror(release) as server:
+        yield server
+
+
+@pytest.fixture
+def healthy(release: Path) -> Iterator[Mirror]:
+    with Mirror(release) as server:
+        yield server
+
+
+class Said(console.Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def message(self, level: str, text: str, fields: dict[str, Any]) -> None:
+        self.lines.append(f"{level}: {text}")
+
+
+@pytest.fixture
+def said() -> Iterator[Said]:
+    sink = Said()
+    console.listen(sink)
+    yield sink
+    console.listen(console.Silent())
+
+
+def bring(*locations: object, to: Path, **options: Any) -> dict[str, Any]:
+    values = {"allow_private": True, "stall_seconds": 3.0, "patience_seconds": 4.0} | options
+    return fetch([str(location) for location in locations], to, FetchOptions(**values))
+
+
+# hostile manifests and a hostile target
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../outside.txt",
+        "/etc/outside",
+        "a/../../outside",
+        "a//b",
+        "./a",
+        "a\\..\\b",
+        "",
+        "a\0b",
+        ".headwater/../../x",
+    ],
+)
+def test_traversal_in_the_manifest(tmp_path: Path, path: str) -> None:
+    data = b"evil"
+    digest = hashlib.sha256(data).hexdigest()
+    entry = {"path": path, "size_bytes": 4, "sha256": digest, "blake3": None, "cid": None, "bt_v2_root": None}
+    from headwater.manifest import canonical
+
+    document = {"format": "manifest/1", "entries": [entry], "cid_profile": None, "piece_size_bytes": None}
+    raw = canonical({**document, "parents": [], "step_id": None, "extensions": {}})
+    folder = tmp_path / "rel"
+    folder.mkdir()
+    (folder / "manifest.json").write_bytes(raw)
+    before = sorted(tmp_path.rglob("*"))
+    for pin in (None, hashlib.sha256(raw).hexdigest()):
+        with pytest.raises(IntegrityError):
+            bring(folder, to=tmp_path / "out", manifest=pin)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_manifest_that_writes_into_our_own_folder(tmp_path: Path) -> None:
+    (tmp_path / "rel").mkdir()
+    build_release(tmp_path / "rel", {".headwater/lock": b"x", "a": b"y"})
+    with pytest.raises(IntegrityError, match=r"\.headwater"):
+        bring(tmp_path / "rel", to=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "where", ["small", "small/003.bin", ".headwater", ".headwater/partial", ".headwater/release"]
+)
+def test_links_in_the_target_are_not_followed(release: Path, tmp_path: Path, where: str) -> None:
+    out, outside = tmp_path / "out", tmp_path / "outside"
+    outside.mkdir()
+    place = out / where
+    place.parent.mkdir(parents=True)
+    place.symlink_to(outside if "bin" not in where else outside / "file")
+    with pytest.raises(IntegrityError, match="symbolic link"):
+        bring(release, to=out)
+    assert list(outside.iterdir()) == []
+
+
+def test_a_link_that_appears_while_fetching(release: Path, tmp_path: Path) -> None:
+    out, outside = tmp_path / "out", tmp_path / "outside"
+    outside.mkdir()
+
+    def swap(handler: loopback.Handler, path: Path) -> None:
+        if not (out / "small").is_symlink() and not (out / "small").exists():
+            (out / "small").symlink_to(outside)
+        handler.file(path)
+
+    with Mirror(release) as mirror:
+        mirror.wrong["set/big0.bin"] = swap
+        mirror.pause, mirror.pause_below = 0.3, "set/small"
+        with pytest.raises(IntegrityError, match="symbolic link"):
+            bring(mirror.url, to=out)
+    assert list(outside.iterdir()) == []
+
+
+def test_a_folder_in_the_place_of_a_file(release: Path, tmp_path: Path) -> None:
+    (tmp_path / "out/big0.bin").mkdir(parents=True)
+    with pytest.raises(IntegrityError, match="no regular file"):
+        bring(release, to=tmp_path / "out")
+
+
+def test_a_full_disk(mirror: Mirror, small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distribute.fetching.plan.free_bytes", lambda _: 1 << 40)
+    with pytest.raises(HeadwaterError, match="no space left"):
+        bring(mirror.url, to=small_disk / "out")

@@ -1,0 +1,180 @@
+"""Swarms beside range sources: they share the work, and a lying or silent one is replaced."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distribute.fetch import FetchOptions, fetch
+from distribute.fetching import resolve as resolving
+from distribute.transports._base import (
+    Context,
+    SourceError,
+    Stalled,
+    SwarmSource,
+    Unreachable,
+    Wanted,
+    WrongBytes,
+)
+from headwater import console
+from headwater.errors import IntegrityError
+from tests.distribute.loopback import Mirror
+from tests.distribute.release_kit import MIB, build_release, same, sample_files
+
+FILES = sample_files(big=(12 * MIB + 12_345, 9 * MIB))
+SIZE = sum(map(len, FILES.values()))
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("release")
+    build_release(folder, FILES)
+    return folder
+
+
+@pytest.fixture
+def mirror(release: Path) -> Iterator[Mirror]:
+    with Mirror(release) as server:
+        yield server
+
+
+@pytest.fixture
+def healthy(release: Path) -> Iterator[Mirror]:
+    with Mirror(release) as server:
+        yield server
+
+
+class Said(console.Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def message(self, level: str, text: str, fields: dict[str, Any]) -> None:
+        self.lines.append(f"{level}: {text}")
+
+
+@pytest.fixture
+def said() -> Iterator[Said]:
+    sink = Said()
+    console.listen(sink)
+    yield sink
+    console.listen(console.Silent())
+
+
+def bring(*locations: object, to: Path, **options: Any) -> dict[str, Any]:
+    values = {"allow_private": True, "stall_seconds": 3.0, "patience_seconds": 4.0} | options
+    return fetch([str(location) for location in locations], to, FetchOptions(**values))
+
+
+# swarms
+
+
+class Swarm(SwarmSource):
+    """A swarm that brings files from a folder; `trouble` is asked before each."""
+
+    kind = "bittorrent"
+    label = "swarm"
+
+    def __init__(self, folder: Path, trouble: Callable[[str], bytes | None] = lambda path: None) -> None:
+        self.folder, self.trouble = folder, trouble
+        self.calls: list[list[str]] = []
+
+    def release_file(self, name: str) -> bytes | None:
+        return None
+
+    def read(self, wanted: Wanted, offset: int, length: int) -> Iterator[bytes]:
+        raise SourceError("whole files only")
+
+    def download(
+        self,
+        wanted: Sequence[Wanted],
+        folder: Path,
+        progress: Callable[[str, int], None],
+        *,
+        cancelled: Callable[[], bool],
+    ) -> Iterator[Path]:
+        self.calls.append([file.path for file in wanted])
+        for file in wanted:
+            if cancelled():
+                return
+            data = self.trouble(file.path) or (self.folder / file.path).read_bytes()
+            place = folder / file.path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(data)
+            progress("10.0.0.1:6881", len(data))
+            yield place
+
+
+def swarm_and(monkeypatch: pytest.MonkeyPatch, swarm: Swarm) -> None:
+    real = resolving._open
+
+    def opened(location: str, context: Context) -> Any:
+        return swarm if location == "magnet:?swarm" else real(location, context)
+
+    monkeypatch.setattr(resolving, "_open", opened)
+
+
+def test_a_swarm_alone_and_beside_a_mirror(
+    release: Path, mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swarm = Swarm(release / "set")
+    swarm_and(monkeypatch, swarm)
+    result = bring("magnet:?swarm", to=tmp_path / "out", manifest=str(release / "manifest.json"))
+    assert same(tmp_path / "out", FILES)
+    assert result["sources"][0]["peers"] == {"10.0.0.1:6881": SIZE}
+    mirror.pause, mirror.pause_below = 0.05, "set/"
+    result = bring("magnet:?swarm", mirror.url, to=tmp_path / "second")
+    assert same(tmp_path / "second", FILES)
+    assert sum(row["used_bytes"] for row in result["sources"]) == SIZE
+    assert result["sources"][0]["used_bytes"] > 0
+
+
+def test_a_swarm_that_brings_wrong_files(
+    release: Path, mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swarm_and(
+        monkeypatch, Swarm(release / "set", lambda path: b"x" * len(FILES[path]) if "big" in path else None)
+    )
+    manifest = str(release / "manifest.json")
+    with pytest.raises(IntegrityError, match="big0.bin"):
+        bring("magnet:?swarm", to=tmp_path / "out", manifest=manifest)
+    assert not (tmp_path / "out/big0.bin").exists()
+    mirror.pause, mirror.pause_below = 0.05, "set/"
+    bring("magnet:?swarm", mirror.url, to=tmp_path / "second", manifest=manifest)
+    assert same(tmp_path / "second", FILES)
+
+
+def test_a_swarm_that_stalls_falls_back(
+    release: Path, mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stall(path: str) -> bytes | None:
+        raise Stalled("swarm: no byte for 20 s")
+
+    swarm_and(monkeypatch, Swarm(release / "set", stall))
+    manifest = str(release / "manifest.json")
+    with pytest.raises(Unreachable, match="no byte for 20 s"):
+        bring("magnet:?swarm", to=tmp_path / "out", manifest=manifest, patience_seconds=1.0)
+    bring("magnet:?swarm", mirror.url, to=tmp_path / "out", manifest=manifest)
+    assert same(tmp_path / "out", FILES)
+
+
+def test_a_swarm_whose_pieces_are_all_wrong_ends_with_13(
+    release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Told(Swarm):
+        def download(  # type: ignore[override]
+            self, wanted: Any, folder: Any, progress: Any, *, cancelled: Any, liar: Any
+        ) -> Iterator[Path]:
+            liar("10.0.0.9:6881", 7, ["big0.bin"])
+            raise WrongBytes("swarm: piece 7 of big0.bin failed its hash in every copy")
+            yield folder
+
+    swarm_and(monkeypatch, Told(release / "set"))
+    with pytest.raises(IntegrityError, match="piece 7 of big0.bin") as caught:
+        bring("magnet:?swarm", to=tmp_path / "out", manifest=str(release / "manifest.json"))
+    assert caught.value.exit_code == 13
+    ledger = json.loads((tmp_path / "out/.headwater/release/fetch.json").read_bytes())
+    assert ledger["liars"][0]["peer"] == "10.0.0.9:6881" and ledger["liars"][0]["piece"] == 7
