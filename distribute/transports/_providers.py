@@ -1,4 +1,4 @@
-"""Who is asked for blocks: providers in order, each with a standing, so that one that lies or sleeps is left out.
+"""Who is asked for blocks: the least busy provider, else the next, each with a standing, so that a liar or sleeper is left out.
 
 Wrong bytes are strikes, and after STRIKES of them a provider is asked no more; silence is forgiven after a rest. Every block
 was hashed against its CID by its provider, so falling back to the next one never needs trust.
@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from distribute.cid import Cid
 from distribute.transports._base import NotThere, Refused, SourceError, Stalled, Unreachable, WrongBytes
 from distribute.transports._gateway import BLOCK_BYTES, Blocks, Provider
+from distribute.transports._web import Failing
 from headwater.console import say
 
 STRIKES = 3  # answers with wrong bytes before a provider is asked no more
@@ -28,12 +30,13 @@ class _Standing:
     provider: Provider
     strikes: int = 0
     rests_until: float = 0.0
+    busy: int = 0  # requests under way
     last: SourceError | None = None
     told: set[type[SourceError]] = field(default_factory=set)
 
 
 class Providers:
-    """Providers in the order of preference. A block comes from the first that gives it right."""
+    """Providers in the order of preference, which busy ones lose. A block comes from the first that gives it right."""
 
     def __init__(self, providers: Sequence[Provider], stop: threading.Event) -> None:
         self._stop = stop
@@ -49,7 +52,8 @@ class Providers:
         failures: list[SourceError] = []
         for standing in self._order():
             try:
-                return standing.provider.block(cid, limit_bytes)
+                with self._busy(standing):
+                    return standing.provider.block(cid, limit_bytes)
             except SourceError as error:
                 failures.append(error)
                 self._note(standing, error)
@@ -73,7 +77,8 @@ class Providers:
 
     def _watched(self, standing: _Standing, blocks: Blocks) -> Blocks:
         try:
-            yield from blocks
+            with self._busy(standing):
+                yield from blocks
         except SourceError as error:
             self._note(standing, error)
         finally:
@@ -83,7 +88,17 @@ class Providers:
         now = time.monotonic()
         fit = [standing for standing in self._all if standing.strikes < STRIKES]
         awake = [standing for standing in fit if standing.rests_until <= now]
-        return awake or fit
+        return sorted(awake or fit, key=lambda standing: standing.busy)  # in their order where equally busy
+
+    @contextmanager
+    def _busy(self, standing: _Standing) -> Iterator[None]:
+        with self._lock:
+            standing.busy += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                standing.busy -= 1
 
     def _note(self, standing: _Standing, error: SourceError) -> None:
         """Count a failure; the first of each kind is told, for the user should know who lies."""
@@ -109,7 +124,8 @@ class Providers:
             failures = [standing.last for standing in self._all if standing.last is not None]
         if not failures:
             return Unreachable(f"nobody to ask for the block {cid.text}")
-        kinds: list[type[SourceError]] = [WrongBytes, Stalled, Refused, Unreachable, NotThere]
+        # Failing, not Unreachable: who answers 500 for one block is there, and waiting for it would not help
+        kinds: list[type[SourceError]] = [WrongBytes, Stalled, Refused, Failing, Unreachable, NotThere]
         kind = next((one for one in kinds if any(isinstance(error, one) for error in failures)), SourceError)
         if kind is NotThere and not all(isinstance(error, NotThere) for error in failures):
             kind = SourceError
