@@ -9,8 +9,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from headwater.errors import IntegrityError, UsageError
-from headwater.files import fsync_folder, glob_escape, named_io
+from headwater.errors import HeadwaterError, IntegrityError, UsageError
+from headwater.files import FILE_MODE, explain_os_error, fsync_folder, glob_escape, named_io
+
+# another file system, one without links, too many links, or links to others' files not allowed
+_NO_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.EACCES)
+_OF_TARGET = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+)  # what a copy fails with for its target's sake
 
 
 @contextmanager
@@ -41,22 +50,30 @@ def new_folder(out: Path) -> Iterator[Path]:
         raise
 
 
-def link_or_copy(source: Path, target: Path) -> int:
-    """Hard-link `source`, or copy it where that cannot be (another file system). Returns the bytes copied.
+def link_or_copy(source: Path, target: Path, *, copy: bool = False) -> int:
+    """Hard-link `source`, or copy it: on request, and where no link can be (another file system). Returns the bytes copied.
 
-    Raises MissingInput when it is gone, IntegrityError when it is a symbolic link.
+    Raises MissingInput when it is gone, IntegrityError when it is a symbolic link, HeadwaterError (no space).
     """
     with named_io(source):
         if source.is_symlink():
             raise IntegrityError(f"{source}: a symbolic link where a file was recorded")
         try:
-            os.link(source, target, follow_symlinks=False)
-            return 0
+            if not copy:
+                os.link(source, target, follow_symlinks=False)
+                return 0
         except OSError as error:
-            if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.EACCES):
+            if error.errno not in _NO_LINK:
                 raise
-    with named_io(target):
-        shutil.copyfile(source, target, follow_symlinks=False)
-        with open(target, "rb") as handle:
-            os.fsync(handle.fileno())
-    return target.stat().st_size
+    try:
+        with named_io(target):
+            shutil.copyfile(source, target, follow_symlinks=False)
+            with open(target, "rb") as handle:
+                os.fchmod(handle.fileno(), FILE_MODE)
+                os.fsync(handle.fileno())
+                return os.fstat(handle.fileno()).st_size
+    except HeadwaterError as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.errno in _OF_TARGET:  # copyfile names its source
+            raise explain_os_error(OSError(cause.errno, os.strerror(cause.errno)), target) from cause
+        raise

@@ -1,4 +1,4 @@
-"""Commands of distribute: publish, seed, fetch, mirror, sign, key, study. Parse, call, render."""
+"""Commands that make and give a release: publish, seed, key, sign. Parse, call, render."""
 
 from __future__ import annotations
 
@@ -10,16 +10,6 @@ import click
 from headwater.options import Settings, common
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
-TRANSPORTS = ("bittorrent", "ipfs", "girder", "http")
-
-
-def _is_loopback(host: str) -> bool:
-    import ipaddress
-
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _list(value: str | None) -> tuple[str, ...]:
@@ -76,7 +66,7 @@ def _list(value: str | None) -> tuple[str, ...]:
     "--distrust-cache", is_flag=True, help="Read every file again instead of trusting size and time."
 )
 @common
-def publish(settings: Settings, *, folder: Path, output: Path, **values: Any) -> dict[str, Any]:
+def publish(settings: Settings, *, folder: Path, output: Path, **values: Any) -> dict[str, Any] | None:
     """Make a release of DIR: one manifest with every digest, torrents, CIDs, and hard links of the files.
 
     \b
@@ -84,9 +74,14 @@ def publish(settings: Settings, *, folder: Path, output: Path, **values: Any) ->
     headwater publish shards -o release-2 --parent release
     headwater publish shards -o release --via ipfs,http --http-target s3://bucket/shards
     """
+    from dataclasses import replace
+
     from distribute import sending
     from distribute.publishing import DEFAULT_PROFILES, PublishOptions
     from distribute.publishing import publish as make
+    from distribute.transports._redact import redact
+    from headwater.console import say
+    from headwater.errors import UsageError
     from headwater.release import LATEST_NAME
 
     via = _list(values["via"])
@@ -115,9 +110,22 @@ def publish(settings: Settings, *, folder: Path, output: Path, **values: Any) ->
         car=values["car"],
         bagit=values["bagit"],
     )
-    sending.check(extras)
-    result = make(folder, output, options, settings.run_options(), workers=settings.workers)
-    return sending.after(result, output, targets, extras, dry_run=settings.dry_run)
+    if extras.to_stdout and settings.as_json:
+        raise UsageError(
+            "--car - and --json: standard output cannot be both", hint="--car FILE, or without --json"
+        )
+    sending.check(extras, folder, output, force=settings.force)
+    run = settings.run_options()
+    # the record goes to everybody, with its command line
+    run = replace(run, command=tuple(redact(word) for word in run.command))
+    result = make(folder, output, options, run, workers=settings.workers)
+    result = sending.after(
+        result, output, targets, extras, dry_run=settings.dry_run, folder=folder, force=settings.force
+    )
+    if extras.to_stdout and not settings.dry_run:
+        say("info", result["text"])
+        return None
+    return result
 
 
 @click.command()
@@ -151,8 +159,11 @@ def seed(settings: Settings, *, release: Path, **values: Any) -> dict[str, Any]:
     RELEASE is what publish wrote, or a folder that fetch filled. Ends with 0 on an interrupt, and prints what it gave.
     """
     from distribute import seeding
+    from headwater.errors import UsageError
     from headwater.release import open_release
 
+    if values["seconds"] is not None and not values["seconds"] > 0:
+        raise UsageError(f"--for is {values['seconds']:g}: it must be above 0")
     opened = open_release(release)
     options = seeding.SeedOptions(
         host=values["host"],
@@ -163,7 +174,7 @@ def seed(settings: Settings, *, release: Path, **values: Any) -> dict[str, Any]:
         upload_limit=values["upload_limit"],
         trackers=values["trackers"],
         public_url=values["public_url"],
-        local_only=values["local"] or _is_loopback(values["host"]),
+        local_only=values["local"] or seeding.is_loopback(values["host"]),
     )
     if settings.dry_run:
         return seeding.dry_run(opened, options)
@@ -182,7 +193,8 @@ def key(settings: Settings, *, file: Path) -> dict[str, Any]:
     if settings.dry_run:
         return {"would_make": made, "text": f"would make {file}" if made else f"{file} is there"}
     public = new_key(file) if made else public_key(load_private(file))
-    text = f"public key  {public_text(public)}\nkey id      {key_id(public)}\nprivate key {file}: keep it, never publish it"
+    what = "keep it, never publish it" if made else "was there"
+    text = f"public key  {public_text(public)}\nkey id      {key_id(public)}\nprivate key {file}: {what}"
     return {
         "public_key": public_text(public),
         "key_id": key_id(public),
@@ -218,17 +230,24 @@ def sign(settings: Settings, *, release: Path, key_file: Path, **values: Any) ->
     from headwater.release import LATEST_NAME, open_release
 
     opened = open_release(release)
-    if settings.dry_run:
-        return {
-            "would_write": str(opened.file(LATEST_NAME)),
-            "text": f"would write {opened.file(LATEST_NAME)}",
-        }
+    dry_run = settings.dry_run
     if values["add"]:
-        pointer = pointing.add_to_release(opened, key_file)
+        pointer = pointing.add_to_release(opened, key_file, dry_run=dry_run)
     else:
         pointer = pointing.sign_release(
-            opened, key_file, dataset=values["dataset"], days=values["days"], after=values["after"]
+            opened,
+            key_file,
+            dataset=values["dataset"],
+            days=values["days"],
+            after=values["after"],
+            dry_run=dry_run,
         )
-    body = pointer.body
-    text = f"{body.dataset} version {body.version}: manifest {body.manifest_id}, until {body.expires_at}, {len(pointer.signatures)} signatures"
+    body, keys = pointer.body, len(pointer.signatures)
+    text = (
+        f"{body.dataset} version {body.version}: manifest {body.manifest_id}, until {body.expires_at}, "
+        f"signed by {keys} {'key' if keys == 1 else 'keys'}"
+    )
+    if dry_run:
+        file = str(opened.file(LATEST_NAME))
+        return {"would_write": file, "body": body.model_dump(), "text": f"would write {file}: {text}"}
     return {**pointer.model_dump(mode="json"), "text": text}

@@ -24,6 +24,18 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 )
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Not these files; repeatable.")
 @click.option(
+    "--prune",
+    is_flag=True,
+    help="Remove files of the older release in DIR that this one does not have, unless they were edited.",
+)
+@click.option(
+    "--reuse",
+    multiple=True,
+    type=FOLDER,
+    metavar="DIR",
+    help="Release or fetched folder on this disk: equal files are copied (blocks shared where the disk can), not fetched.",
+)
+@click.option(
     "--key", "keys", multiple=True, metavar="KEY", help="Public key that latest.json must be signed with."
 )
 @click.option(
@@ -66,6 +78,7 @@ def fetch(settings: Settings, *, locations: tuple[str, ...], output: Path, **val
     A location is an address of a release, a magnet link, a .torrent, ipfs://CID, girder+https://…, s3://…, a folder, or a
     manifest.json with a locations.json beside it.
     Interrupted, the same line goes on from what is there. Wrong bytes are fetched again from another place.
+    A newer release into the same folder: only what is new in it is fetched.
     GIRDER_API_KEY is shown only to the server that GIRDER_API_URL names.
 
     \b
@@ -82,6 +95,8 @@ def fetch(settings: Settings, *, locations: tuple[str, ...], output: Path, **val
         manifest=manifest,
         include=values["include"],
         exclude=values["exclude"],
+        prune=values["prune"],
+        reuse=tuple(map(str, values["reuse"])),
         allow_private=values["allow_private"] or values["local"],
         gateways=values["gateways"],
         ipfs_api=values["ipfs_api"],
@@ -132,6 +147,8 @@ def mirror(settings: Settings, *, release: Path, locations: tuple[str, ...], **v
     """
     from distribute import mirroring
     from distribute.transports._base import Context, Limits
+    from headwater.errors import HeadwaterError
+    from headwater.options import emit
     from headwater.release import open_release
 
     opened = open_release(release)
@@ -148,4 +165,12 @@ def mirror(settings: Settings, *, release: Path, locations: tuple[str, ...], **v
             peers=values["peers"],
             local_only=values["local"],
         )
-        return mirroring.mirror(opened, asked, context, pieces=values["pieces"], seed=settings.seed or 0)
+        answers = mirroring.ask_all(opened, asked, context, pieces=values["pieces"], seed=settings.seed or 0)
+    try:
+        return mirroring.report(opened, answers)
+    except HeadwaterError as error:
+        if settings.as_json:  # the table is what a script came for
+            problem = {"kind": type(error).__name__, "message": error.message, "exit_code": error.exit_code}
+            emit({**mirroring.table(opened, answers), "problem": problem}, as_json=True)
+            error.told = True
+        raise

@@ -61,11 +61,13 @@ def digest_tree(
     v1: bool,
     hybrid: bool = False,
     cache: TreeCache | None = None,
+    part: bool = False,
     workers: int = 1,
     bar: Track | None = None,
 ) -> TreeDigests:
     """Digests of `files` under the CID `profiles`, for torrents of `piece_size` bytes a piece.
 
+    `part`: these are not all files of the tree, so the cache keeps what it knows of the others.
     Raises IntegrityError naming the file when one changes, vanishes or cannot be read to its end, HeadwaterError when
     one may not be read, UsageError for an unknown profile or files too small for a hybrid torrent.
     """
@@ -79,7 +81,7 @@ def digest_tree(
     alone = hybrid and len(files) == 1
     wants = Wants.of(profiles, piece_size, v1=v1 or alone, hybrid=hybrid and not alone)
     try:
-        found = _Tree(files, wants, cache, max(1, workers), bar).digest()
+        found = _Tree(files, wants, cache, max(1, workers), bar, part).digest()
     finally:
         if cache:
             cache.close()
@@ -124,7 +126,9 @@ class _Tree:
         cache: TreeCache | None,
         workers: int,
         bar: Track | None,
+        part: bool = False,
     ) -> None:
+        self.part = part
         self.files = sorted(files, key=lambda file: file.path.encode())
         if len({file.path for file in self.files}) != len(self.files):
             raise ValueError("a path occurs twice")
@@ -250,7 +254,7 @@ class _Tree:
         for file, found in zip(self.files, self.found, strict=True):
             assert found is not None
             files[file.path] = found
-        if self.cache:
+        if self.cache and not self.part:
             self.cache.prune(list(files), self.pieces.keys)
         padded = None
         if self.wants.hybrid:

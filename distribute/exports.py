@@ -87,12 +87,21 @@ def _base(location: Location) -> str | None:
         parts = urlsplit("")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         return None
+    refuse_secret(location.url)
+    return location.url.partition("#")[0].rstrip("/") + "/"
+
+
+def refuse_secret(url: str) -> None:
+    """Raises UsageError for an address of a mirror that must not be published."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise UsageError("a mirror's address cannot be read", hint="such as https://HOST/") from None
     if parts.username is not None or parts.password is not None or parts.query:
         raise UsageError(
             f"the mirror at {parts.hostname} has a password or a query in its address; that would be published",
             hint="name the address without it",
         )
-    return location.url.partition("#")[0].rstrip("/") + "/"
 
 
 def _torrent(release: Release, bases: list[str]) -> str | None:

@@ -32,6 +32,10 @@ def new_key(path: Path) -> bytes:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+    if not path.absolute().parent.is_dir():
+        raise MissingInput(
+            f"{path.parent}: no such folder to write {path.name} into", hint=f"mkdir -p {path.parent}"
+        )
     key = Ed25519PrivateKey.generate()
     text = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     try:
@@ -133,7 +137,7 @@ def _public_pem(raw: bytes, path: Path) -> bytes:
 
 def _read_key(path: Path) -> tuple[bytes, int]:
     if not path.is_file():
-        raise MissingInput(f"{path}: no such key file")
+        raise MissingInput(f"{path}: no such key file", hint=f"headwater key {path} makes a private one")
     with named_io(path), open(path, "rb") as handle:
         raw = handle.read(LIMIT_BYTES + 1)
         mode = os.fstat(handle.fileno()).st_mode

@@ -39,7 +39,9 @@ from headwater.release import (
 )
 
 State = Literal["right", "wrong", "incomplete", "dead", "not asked"]
-PIECE_BYTES = 1 << 20  # read at most so much of a file that has no piece layer
+WHOLE_BYTES = (
+    64 << 20
+)  # a file without a piece layer is read whole: up to this size, where there are such files
 
 
 @dataclass
@@ -58,13 +60,10 @@ class Answer:
     seconds: float = 0.0
 
 
-def mirror(
+def ask_all(
     release: OpenRelease, locations: Sequence[str], context: Context, *, pieces: int = 5, seed: int = 0
-) -> dict[str, Any]:
-    """Ask `locations` and return a table.
-
-    Raises IntegrityError when one gave wrong bytes, BadInputs when one is dead or incomplete; the table is in the message.
-    """
+) -> list[Answer]:
+    """What each of `locations` answers, in their order. Raises MissingInput when there is none."""
     asked = list(dict.fromkeys(locations))
     if not asked:
         raise MissingInput(
@@ -83,12 +82,20 @@ def mirror(
             bar.add(note=answer.location[:40])
             return answer
 
-        answers = list(pool.map(one, enumerate(asked)))
-    return report(release, answers)
+        return list(pool.map(one, enumerate(asked)))
+
+
+def table(release: OpenRelease, answers: list[Answer]) -> dict[str, Any]:
+    """The answers as a document."""
+    found = [asdict(answer) for answer in answers]
+    return {"manifest_id": release.release.manifest_id, "locations": found}
 
 
 def report(release: OpenRelease, answers: list[Answer]) -> dict[str, Any]:
-    """The table as a result, or as an error that holds it."""
+    """The table as a result.
+
+    Raises IntegrityError when one gave wrong bytes, BadInputs when one is dead or incomplete; the table is in the message.
+    """
     width = max(len(answer.state) for answer in answers)
     lines = [
         f"{answer.state:<{width}}  {answer.kind:<10}  {answer.location}: {answer.detail}"
@@ -106,11 +113,7 @@ def report(release: OpenRelease, answers: list[Answer]) -> dict[str, Any]:
             f"{alive} of {len(states)} locations are alive and right:\n{text}",
             hint="put it there again: headwater publish --via",
         )
-    return {
-        "manifest_id": release.release.manifest_id,
-        "locations": [asdict(answer) for answer in answers],
-        "text": text,
-    }
+    return {**table(release, answers), "text": text}
 
 
 @dataclass(frozen=True)
@@ -125,11 +128,13 @@ class Probe:
 
 
 def choose_probes(release: OpenRelease, count: int, seed: int) -> list[Probe]:
-    """`count` pieces drawn by size: every byte of the release is as likely to be looked at. Fixed by the seed."""
+    """`count` pieces drawn by size: every byte that can be looked at without reading a large file whole is as likely. Fixed by the seed."""
+    layers = piece_layers(release)
     entries = [entry for entry in release.manifest.entries if entry.size_bytes]
     if not entries:
         return []
-    layers = piece_layers(release)
+    affordable = [entry for entry in entries if entry.path in layers or entry.size_bytes <= WHOLE_BYTES]
+    entries = affordable or [min(entries, key=lambda entry: entry.size_bytes)]
     chance = random.Random(seed)
     drawn = chance.choices(entries, weights=[entry.size_bytes for entry in entries], k=count)
     return [_probe(entry, layers, chance) for entry in drawn]
@@ -139,12 +144,18 @@ def piece_layers(release: OpenRelease) -> dict[str, tuple[int, bytes]]:
     """By path, (piece size, layer) of files larger than a piece, from the release's own v2 or hybrid torrent."""
     for kind in ("v2", "hybrid"):
         if kind in release.release.torrents:
-            torrent = TorrentFile.parse(read_limited(release.file(f"{kind}.torrent")), names="safe")
+            file = release.file(release.release.torrents[kind].file)
+            try:
+                torrent = TorrentFile.parse(read_limited(file), names="safe")
+            except IntegrityError as error:
+                raise IntegrityError(
+                    f"{file}: {error.message}", hint="take it from another place, or publish again"
+                ) from error
             roots = {entry.path: entry.bt_v2_root for entry in release.manifest.entries}
             return {
-                file.path: (torrent.piece_size, file.layer)
-                for file in torrent.files
-                if file.root is not None and file.layer and roots.get(file.path) == file.root.hex()
+                one.path: (torrent.piece_size, one.layer)
+                for one in torrent.files
+                if one.root is not None and one.layer and roots.get(one.path) == one.root.hex()
             }
     return {}
 

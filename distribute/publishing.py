@@ -8,29 +8,39 @@ file system, in any order, at any time. Formats: schemas/README.md.
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from distribute._publish_checks import (
+    apart,
+    check_addresses,
+    check_depth,
+    check_places,
+    kinds_of,
+    name_of,
+    piece_size,
+    piece_size_for,
+)
+from distribute._publish_read import Job, digest, new_files, read_ahead
+from distribute._stage import link_or_copy
 from headwater.console import say, track
-from headwater.errors import IntegrityError, MissingInput, UsageError, nearest
-from headwater.executor import default_workers
-from headwater.files import FILE_MODE, named_io
-from headwater.manifest import Counts, Difference, InputRef, diff_entries
+from headwater.errors import HeadwaterError, IntegrityError, MissingInput
+from headwater.executor import Executor
+from headwater.files import locked
+from headwater.manifest import Counts, Difference, InputRef, Step, diff_entries
 from headwater.release import LATEST_NAME, LOCATIONS_NAME, OpenRelease, open_release
 from headwater.steps import RECORD_NAME, Plan, RunOptions, Work, check_output, read_record, run_step
 
 if TYPE_CHECKING:
-    from distribute.digests import TreeDigests
     from distribute.documents import Material
     from distribute.scan import Scan
 
+__all__ = ["DEFAULT_PROFILES", "PublishOptions", "piece_size_for", "publish"]
+
 DEFAULT_PROFILES = ("unixfs-v1-2025", "kubo-v1-raw")
-TORRENT_KINDS = ("v1", "v2", "hybrid", "delta")
-SMALLEST_PIECE, LARGEST_PIECE, PIECES = 1 << 18, 1 << 24, 2_000
 # all digests of a GB, on the two-core machine this was measured on; a dry run says that it is an estimate
 CPU_SECONDS_PER_GB = 3.2
 
@@ -54,69 +64,75 @@ class PublishOptions:
     distrust_cache: bool = False
 
 
-@dataclass(frozen=True)
-class _Job:
-    """One publishing, with everything resolved."""
-
-    folder: Path
-    output: Path
-    name: str
-    kinds: tuple[str, ...]
-    piece_size_bytes: int
-    options: PublishOptions
-    workers: int
-
-
-def piece_size_for(size_bytes: int) -> int:
-    """The power of two from 256 KiB to 16 MiB that gives at most 2,000 pieces where it can."""
-    piece = SMALLEST_PIECE
-    while piece < LARGEST_PIECE and size_bytes > piece * PIECES:
-        piece *= 2
-    return piece
-
-
 def publish(
     folder: Path, output: Path, options: PublishOptions, run: RunOptions, *, workers: int | None = None
 ) -> dict[str, Any]:
     """Make the release of `folder` at `output`. Returns facts to print, with a "text" for people.
 
-    Raises UsageError (what must not be published, listed), MissingInput, IntegrityError (a file changed while it was read).
+    Raises UsageError (what must not be published, listed), MissingInput, IntegrityError (a file changed while it was read),
+    Locked when another process publishes at `output`.
     """
     from distribute.packing import advise
 
     if not folder.is_dir():
         raise MissingInput(f"{folder}: no such folder to publish")
+    apart(folder, output, "-o")
     check_output(output, "folder")
-    _apart(folder, output)
-    name = _name(folder, options)
-    scan = _scan(folder, options)
+    check_places(folder, options)
+    check_addresses(options)
+    name = name_of(folder, options)
+    kinds = kinds_of(options)
     parent = open_release(options.parent) if options.parent else None
+    scan = _scan(folder, options)
+    check_depth(scan, kinds)
     size = scan.size_bytes
-    piece = _piece_size(options, parent, size)
-    job = _Job(folder, output, name, _kinds(options), piece, options, workers or default_workers())
+    piece = piece_size(options, parent, size)
+    job = Job(folder, output, name, kinds, piece, options, Executor(workers=workers).workers)
     if run.dry_run:
         return _estimate(job, scan, size)
     advice = advise(scan.files)
     if advice.worth and not options.pack:
         say("info", advice.text)
-    packing = output.with_name(f".{output.name}.packing")
-    shutil.rmtree(packing, ignore_errors=True)
+    _room(job, size)
+    step = _made_by(folder)
+    private = output.with_name(f".{output.name}.publish")
+    with locked(private, output):  # from here on, so that two at once do not both read everything
+        packed = private / "packed"
+        try:
+            shutil.rmtree(packed, ignore_errors=True)  # what a killed run left
+            if options.pack:
+                scan, copied = _pack(job, scan, packed)
+                job = replace(job, folder=packed, packed_bytes=copied)
+            return _publish(job, scan, parent, step, run)
+        finally:
+            shutil.rmtree(private, ignore_errors=True)
+
+
+def _made_by(folder: Path) -> Step | None:
+    """The step that made the folder. A step.json that is something else is a file like any other."""
     try:
-        if options.pack:
-            scan = _pack(job, scan, packing)
-            job = replace(job, folder=packing)
-        return _publish(job, scan, parent, run)
-    finally:
-        shutil.rmtree(packing, ignore_errors=True)
+        return read_record(folder)
+    except IntegrityError:
+        say("info", f"{folder / RECORD_NAME}: no record of a step, so none is named")
+        return None
 
 
-def _publish(job: _Job, scan: Scan, parent: OpenRelease | None, run: RunOptions) -> dict[str, Any]:
+def _publish(
+    job: Job, scan: Scan, parent: OpenRelease | None, step: Step | None, run: RunOptions
+) -> dict[str, Any]:
     from distribute.documents import Material, write_documents
     from distribute.summary import summary
 
     options = job.options
-    digests = _digest(job, scan, v1="v1" in job.kinds, hybrid="hybrid" in job.kinds)
-    step = read_record(job.folder) if (job.folder / RECORD_NAME).is_file() else None
+    ahead = read_ahead(job, scan, parent)
+    digests = digest(job, scan, v1="v1" in job.kinds, hybrid="hybrid" in job.kinds)
+    if step and any(
+        found is None or found.sha256 != entry.sha256
+        for entry in step.identity.outputs
+        for found in [digests.files.get(entry.path)]
+    ):
+        say("info", f"{RECORD_NAME} tells of other files than these, so the manifest names no step")
+        step = None
     material = Material(
         name=job.name,
         piece_size_bytes=job.piece_size_bytes,
@@ -131,7 +147,8 @@ def _publish(job: _Job, scan: Scan, parent: OpenRelease | None, run: RunOptions)
     difference = diff_entries(parent.manifest.entries, material.manifest.entries) if parent else None
     if parent and difference:
         _say_edited(parent, job.folder, difference)
-    new = _new_files(job, scan, difference)
+    new = new_files(job, scan, difference, ahead)
+    read = [digests, *([new] if new else []), *([ahead] if ahead and ahead is not new else [])]
     plan = Plan(
         step="publish",
         version=1,
@@ -157,9 +174,9 @@ def _publish(job: _Job, scan: Scan, parent: OpenRelease | None, run: RunOptions)
         if latest.is_file():  # with --force: the signed pointer goes on to say which version it knows
             shutil.copyfile(latest, task.stage / LATEST_NAME)
         task.details = {
-            "read_bytes": digests.read_bytes + (new.read_bytes if new else 0),
-            "read_again_bytes": digests.reread_bytes + (new.reread_bytes if new else 0),
-            "second_copy_bytes": copied,
+            "read_bytes": sum(found.read_bytes for found in read),
+            "read_again_bytes": sum(found.reread_bytes for found in read),
+            "second_copy_bytes": copied + job.packed_bytes,
             "new_files": len(difference.added) + len(difference.changed) if difference else None,
             "new_bytes": _new_bytes(material, difference),
             "gone_files": len(difference.removed) if difference else None,
@@ -169,35 +186,6 @@ def _publish(job: _Job, scan: Scan, parent: OpenRelease | None, run: RunOptions)
     outcome = run_step(plan, work, run)
     assert outcome is not None
     return summary(open_release(job.output), job.output, outcome.step, cached=outcome.cached)
-
-
-def _digest(job: _Job, scan: Scan, *, v1: bool, hybrid: bool = False) -> TreeDigests:
-    from distribute.digestcache import TreeCache
-    from distribute.digests import digest_tree
-
-    cache = None
-    if not job.options.pack:  # packed files are made anew each time
-        cache = TreeCache(job.options.cache or job.folder / ".headwater", distrust=job.options.distrust_cache)
-    with track("read", total=scan.size_bytes, unit="bytes") as bar:
-        return digest_tree(
-            scan.files,
-            profiles=job.options.profiles,
-            piece_size=job.piece_size_bytes,
-            v1=v1,
-            hybrid=hybrid,
-            cache=cache,
-            workers=job.workers,
-            bar=bar,
-        )
-
-
-def _new_files(job: _Job, scan: Scan, difference: Difference | None) -> TreeDigests | None:
-    """Digests of what the parent does not have, for the delta torrent: pieces that run over these files alone."""
-    if difference is None or "delta" not in job.kinds:
-        return None
-    wanted = {*difference.added, *difference.changed}
-    chosen = replace(scan, files=[file for file in scan.files if file.path in wanted])
-    return _digest(job, chosen, v1=True)
 
 
 def _say_edited(parent: OpenRelease, folder: Path, difference: Difference) -> None:
@@ -223,7 +211,7 @@ def _new_bytes(material: Material, difference: Difference | None) -> int | None:
     return sum(sizes[path] for path in (*difference.added, *difference.changed))
 
 
-def _place(job: _Job, scan: Scan, target: Path, material: Material) -> int:
+def _place(job: Job, scan: Scan, target: Path, material: Material) -> int:
     """Hard links of the files that were read (or copies); returns how many bytes now exist twice."""
     if job.options.data == "none":
         return 0
@@ -238,7 +226,7 @@ def _place(job: _Job, scan: Scan, target: Path, material: Material) -> int:
             if destination.parent not in folders:
                 destination.parent.mkdir(parents=True, exist_ok=True)
                 folders.add(destination.parent)
-            taken = _place_file(file.absolute, destination, copy=job.options.data == "copy")
+            taken = link_or_copy(file.absolute, destination, copy=job.options.data == "copy")
             stat = os.lstat(file.absolute)
             if (stat.st_size, stat.st_mtime_ns, stat.st_ino) != (file.size_bytes, file.mtime_ns, file.inode):
                 raise IntegrityError(
@@ -252,26 +240,6 @@ def _place(job: _Job, scan: Scan, target: Path, material: Material) -> int:
     return copied
 
 
-def _place_file(source: Path, destination: Path, *, copy: bool) -> int:
-    with named_io(destination):
-        if not copy:
-            try:
-                os.link(source, destination, follow_symlinks=False)
-                return 0
-            except OSError as error:
-                # another file system, a file system without links, too many links, or links to others' files not allowed
-                if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
-                    raise
-        shutil.copyfile(source, destination)
-        destination.chmod(FILE_MODE)
-        fd = os.open(destination, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        return destination.stat().st_size
-
-
 def _check_copy(path: Path, blake3: str, name: str) -> None:
     from headwater.hashing import digest_file
 
@@ -281,12 +249,13 @@ def _check_copy(path: Path, blake3: str, name: str) -> None:
         )
 
 
-def _pack(job: _Job, scan: Scan, packing: Path) -> Scan:
+def _pack(job: Job, scan: Scan, packing: Path) -> tuple[Scan, int]:
+    """The packed tree, and how many bytes now exist twice."""
     from distribute.packing import pack_tree
     from distribute.scan import scan_tree
 
-    pack_tree(scan.files, packing, name=job.name, empty_folders=scan.empty_folders)
-    return scan_tree(packing, portable="off", secrets=False)
+    packed = pack_tree(scan.files, packing, name=job.name, empty_folders=scan.empty_folders)
+    return scan_tree(packing, portable="off", secrets=False), packed.packed_bytes + packed.copied_bytes
 
 
 def _scan(folder: Path, options: PublishOptions) -> Scan:
@@ -298,53 +267,36 @@ def _scan(folder: Path, options: PublishOptions) -> Scan:
     return scan
 
 
-def _apart(folder: Path, output: Path) -> None:
-    """A release inside what it publishes would contain itself."""
-    inner, outer = output.resolve(), folder.resolve()
-    if inner == outer or outer in inner.parents:
-        raise UsageError(
-            f"-o {output}: lies inside {folder}, which is published", hint="choose a place outside"
+def _copies(job: Job, size: int) -> int:
+    """Bytes that will be there twice. Packing with large files copies less: those are linked."""
+    linked = job.options.data == "link" and _device(job.output.parent) == _device(job.folder)
+    return 0 if job.options.data == "none" or (linked and not job.options.pack) else size
+
+
+def _device(folder: Path) -> int:
+    return os.stat(folder).st_dev
+
+
+def _room(job: Job, size: int) -> None:
+    """A copy that cannot fit is told before hours of reading."""
+    free = shutil.disk_usage(job.output.parent).free
+    if not job.options.pack and (needed := _copies(job, size)) > free:
+        why = (
+            ""
+            if job.options.data == "copy"
+            else "; no hard links to another file system, so these are copies"
         )
-    if inner in outer.parents:
-        raise UsageError(f"-o {output}: holds {folder}, which is published", hint="choose another place")
-
-
-def _name(folder: Path, options: PublishOptions) -> str:
-    from distribute.names import unsafe
-
-    name = options.name if options.name is not None else folder.resolve().name
-    taken = name.startswith(".") or name.endswith((".json", ".torrent", ".car", ".meta4"))
-    if taken or "/" in name or unsafe(name) or len(name.encode()) > 200:
-        raise UsageError(
-            f"{name!r} cannot be the name of a release", hint="--name NAME, without a path and not hidden"
+        raise HeadwaterError(
+            f"{job.output}: {needed:,} bytes are needed, {free:,} are free{why}",
+            hint="free some space, or choose -o on the file system of the files",
         )
-    return name
 
 
-def _kinds(options: PublishOptions) -> tuple[str, ...]:
-    kinds = options.torrents or (("delta", "v2") if options.parent else ("v1", "v2"))
-    for kind in kinds:
-        if kind not in (*TORRENT_KINDS, "none"):
-            raise UsageError(f"unknown kind of torrent {kind!r}: {nearest(kind, (*TORRENT_KINDS, 'none'))}")
-    if "delta" in kinds and options.parent is None:
-        raise UsageError("a delta torrent is what changed since a parent", hint="--parent RELEASE")
-    return () if "none" in kinds else tuple(sorted(set(kinds)))
-
-
-def _piece_size(options: PublishOptions, parent: OpenRelease | None, size: int) -> int:
-    piece = options.piece_size_bytes
-    if piece is None:  # equal pieces keep the layers of unchanged files what they were
-        return (parent.manifest.piece_size_bytes if parent else None) or piece_size_for(size)
-    if piece < 1 << 14 or piece > 1 << 28 or piece & (piece - 1):
-        raise UsageError(f"--piece-size is {piece:,}: it must be a power of two from 16 KiB to 256 MiB")
-    return piece
-
-
-def _estimate(job: _Job, scan: Scan, size: int) -> dict[str, Any]:
+def _estimate(job: Job, scan: Scan, size: int) -> dict[str, Any]:
     """What a dry run tells; the processor time is an estimate and says so."""
     from distribute.packing import advise
 
-    copies = size if job.options.data == "copy" or job.options.pack else 0
+    copies, free = _copies(job, size), shutil.disk_usage(job.output.parent).free
     cpu = CPU_SECONDS_PER_GB * size / 1e9
     facts = {
         "dry_run": True,
@@ -357,13 +309,14 @@ def _estimate(job: _Job, scan: Scan, size: int) -> dict[str, Any]:
         "profiles": list(job.options.profiles),
         "estimated_cpu_seconds": round(cpu, 1),
         "second_copy_bytes": copies,
-        "disk_free_bytes": shutil.disk_usage(job.output.parent).free,
+        "disk_free_bytes": free,
         "warnings": [f"{w.path}: {w.detail}" for w in scan.warnings],
     }
     lines = [
         f"would publish {len(scan.files):,} files, {size:,} bytes, as {job.name!r} at {job.output}",
         f"reads every byte once (what the cache knows is not read): about {cpu:.1f} s of CPU, an estimate",
-        f"torrents: {', '.join(job.kinds) or 'none'} in pieces of {job.piece_size_bytes:,} bytes; second copies: {copies:,} bytes",
+        f"torrents: {', '.join(job.kinds) or 'none'} in pieces of {job.piece_size_bytes:,} bytes",
+        f"second copies: {copies:,} bytes, free there: {free:,} bytes",
     ]
     advice = advise(scan.files)
     return {**facts, "text": "\n".join([*lines, *([advice.text] if advice.worth else [])])}

@@ -38,11 +38,6 @@ class Problem:
     path: str
     detail: str
 
-    @property
-    def allowable(self) -> bool:
-        """Whether `--allow PATH` lets it through."""
-        return self.kind in ("hidden", "secret")
-
     def __str__(self) -> str:
         return f"{self.path}: {self.detail}"
 
@@ -189,7 +184,9 @@ class _Walk:
         except OSError as error:
             self._problem("unreadable", path, _why(error, "cannot be looked at"))
             return False
-        if self._portable != "off" and (odd := names.unportable(name) or names.long_path(path)):
+        # a long path is told once, of the file at its end
+        long = names.long_path(path) if not stat.S_ISDIR(status.st_mode) else None
+        if self._portable != "off" and (odd := names.unportable(name) or long):
             self._unportable.append(Problem("portable", names.shown(path), odd))
         kind = secrets.name_kind(path) if self._secrets or name[0] == "." else None
         if kind and not self._allowed(path):

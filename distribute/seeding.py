@@ -231,7 +231,9 @@ class Seeding:
                 local_only=options.local_only,
             )
         except (MissingInput, IntegrityError) as error:
-            self._shelf.problems.append(f"the torrents are not seeded: {error.message}")
+            self._shelf.problems.append(
+                f"the torrents of {self.release.meta} are not seeded: {error.message}"
+            )
             return None
 
     def _stop(self) -> None:

@@ -1,22 +1,25 @@
-"""After a release is made: exports, the signed pointer, and sending it to places. Each place is tried, failures are told together."""
+"""After a release is made: the signed pointer, exports, and sending it to places. Each place is tried, failures are told together."""
 
 from __future__ import annotations
 
 import os
 import sys
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from distribute._publish_checks import apart
+from distribute.transports._redact import redact
 from headwater.checkpoint import cache_folder
 from headwater.console import say
-from headwater.errors import HeadwaterError, UsageError, nearest
-from headwater.files import atomic_file, named_io
+from headwater.errors import HeadwaterError, IntegrityError, UsageError, nearest
+from headwater.files import STANDARD_OUTPUT, atomic_file, named_io
 from headwater.plugins import load
 from headwater.release import (
     LATEST_NAME,
     LOCATIONS_NAME,
+    MANIFEST_NAME,
     NODES_NAME,
     RELEASE_NAME,
     Location,
@@ -46,6 +49,11 @@ class Extras:
     car: Path | None = None
     bagit: Path | None = None
 
+    @property
+    def to_stdout(self) -> bool:
+        """Whether standard output is the CAR's."""
+        return self.car is not None and str(self.car) == "-"
+
 
 def targets(
     via: tuple[str, ...], ipfs_api: str | None, girder: str | None, http: str | None
@@ -62,21 +70,52 @@ def targets(
                 name, "--ipfs-api URL"
             )
             raise UsageError(f"--via {name} needs a place to send to", hint=option)
+        if name == "http" and not place.lower().startswith(("http://", "https://")):
+            name = "s3"  # a store that takes uploads, which a web server does not
         found[name] = place
     return found
 
 
-def check(extras: Extras) -> None:
-    """Find what is wrong with the extras before hours of reading: SignatureFailure, MissingInput, UsageError."""
-    from distribute.pointer import load_private
+def check(extras: Extras, folder: Path, output: Path, *, force: bool = False) -> None:
+    """Find what is wrong with the extras before hours of reading: SignatureFailure, MissingInput, UsageError.
+
+    What is there already is left to `after` when it is of our making: it may be the very thing.
+    """
+    from distribute.pointer import load_private, next_body
     from headwater.steps import check_output
 
     if extras.key is not None:
         load_private(extras.key)
+        next_body(None, "", "0" * 64, days=extras.days)
     if extras.bagit is not None:
-        check_output(extras.bagit, "folder")
-    if extras.car is not None and str(extras.car) != "-":
+        _outside(folder, output, extras.bagit, "--bagit")
+        if not (extras.bagit / "headwater" / MANIFEST_NAME).is_file():
+            check_output(extras.bagit, "folder")
+    if extras.car is not None and not extras.to_stdout:
+        _outside(folder, output, extras.car, "--car")
         check_output(extras.car)
+        if extras.car.exists() and not force and _car_roots(extras.car) is None:
+            raise UsageError(f"--car {extras.car}: is there, and is no CAR", hint="--force replaces it")
+
+
+def _outside(folder: Path, output: Path, written: Path, option: str) -> None:
+    """Neither the files that are published nor the release may get anything more."""
+    apart(folder, written, option)
+    if output.resolve() in (written.resolve(), *written.resolve().parents):
+        raise UsageError(
+            f"{option} {written}: lies inside the release {output}", hint="choose a place outside"
+        )
+
+
+def _car_roots(path: Path) -> list[str] | None:
+    """Roots of a CAR that is there, None for another file."""
+    from distribute.car import read_car
+
+    try:
+        with named_io(path), open(path, "rb") as handle:
+            return [root.text for root in read_car(handle).roots]
+    except IntegrityError:
+        return None
 
 
 def after(
@@ -86,25 +125,30 @@ def after(
     extras: Extras,
     *,
     dry_run: bool,
+    folder: Path | None = None,
+    force: bool = False,
 ) -> dict[str, Any]:
-    """Make the extras and send the release; returns `result` with what was done. Raises HeadwaterError when a place failed."""
+    """Make the extras and send the release; returns `result` with what was done. Raises HeadwaterError when a place failed.
+
+    `folder`: where the files are when the release holds none (`--data none`).
+    """
     lines = [result.pop("text", "")]
     if dry_run:
-        lines += [
-            f"would send it by {name}{' to ' + place if place else ''}" for name, place in places.items()
-        ]
-        return {**result, "would_send": places, "text": "\n".join(lines)}
+        lines += _would_send(output, places)
+        shown = {name: redact(place) for name, place in places.items()}
+        return {**result, "would_send": shown, "text": "\n".join(lines)}
     opened = open_release(output)
+    if folder is not None and not opened.data.is_dir():
+        opened = replace(opened, data=folder)
     if extras.key is not None:
         lines.append(_sign(opened, extras))
     if extras.bagit is not None:
-        from distribute.exports import bagit
-
-        bagit(opened, extras.bagit)
-        lines.append(f"BagIt     {extras.bagit}")
+        lines.append(_bag(opened, extras.bagit))
     if extras.car is not None:
+        if not extras.to_stdout:
+            _same_car(opened, extras.car, force=force)
         write_full_car(opened, extras.car)
-        lines.append(f"CAR       {extras.car}")
+        lines.append(f"CAR       {STANDARD_OUTPUT if extras.to_stdout else extras.car}")
     sent, failed = send(opened, places, _context(opened))
     lines += [f"sent      {name}: {done.text or done.files}" for name, done in sent.items()]
     result["sent"] = {
@@ -130,7 +174,7 @@ def _would_send(output: Path, places: dict[str, str]) -> list[str]:
     """What sending would do: where the release is made already, what each place lacks."""
     lines = []
     for name, place in places.items():
-        lines.append(f"would send it by {name}{' to ' + place if place else ''}")
+        lines.append(f"would send it by {name}{' to ' + redact(place) if place else ''}")
         if (output / RELEASE_NAME).is_file():
             opened = open_release(output)
             done = load("transports", name).publish(opened, place, _context(opened), dry_run=True)
@@ -186,10 +230,39 @@ def write_full_car(opened: OpenRelease, target: Path) -> None:
         with named_io(opened.data / path), open(opened.data / path, "rb") as handle:
             return os.pread(handle.fileno(), length, offset)
 
-    assert opened.manifest.cid_profile is not None
-    root = Cid.parse(opened.release.cids[opened.manifest.cid_profile])
+    root = Cid.parse(_root(opened))
     with _binary(target) as handle:
         export_tree(handle, root, store.get, read)
+
+
+def _root(opened: OpenRelease) -> str:
+    assert opened.manifest.cid_profile is not None
+    return opened.release.cids[opened.manifest.cid_profile]
+
+
+def _same_car(opened: OpenRelease, path: Path, *, force: bool) -> None:
+    """A CAR that is there is written again only when it is of this release, or with --force."""
+    if path.exists() and not force and _car_roots(path) != [_root(opened)]:
+        raise UsageError(
+            f"--car {path}: is there, and is of something else", hint="--force replaces it, or choose another"
+        )
+
+
+def _bag(opened: OpenRelease, path: Path) -> str:
+    """Write the bag, or find that it is there."""
+    from distribute.exports import TAGS, bagit
+
+    known = path / TAGS / MANIFEST_NAME
+    if known.is_file():
+        with named_io(known):
+            same = known.read_bytes() == opened.file(MANIFEST_NAME).read_bytes()
+        if not same:
+            raise UsageError(
+                f"--bagit {path}: is a bag of another release", hint="choose another, or remove it yourself"
+            )
+        return f"BagIt     {path} (was there)"
+    bagit(opened, path)
+    return f"BagIt     {path}"
 
 
 @contextmanager
@@ -205,5 +278,8 @@ def _sign(opened: OpenRelease, extras: Extras) -> str:
     from distribute.pointing import sign_release
 
     assert extras.key is not None
-    pointer = sign_release(opened, extras.key, dataset=extras.dataset, days=extras.days, after=extras.after)
-    return f"latest    {opened.file(LATEST_NAME)}: version {pointer.body.version}, until {pointer.body.expires_at}"
+    pointer = sign_release(
+        opened, extras.key, dataset=extras.dataset, days=extras.days, after=extras.after, keep=True
+    )
+    body = pointer.body
+    return f"latest    {opened.file(LATEST_NAME)}: version {body.version}, until {body.expires_at}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -40,20 +41,20 @@ def summary(opened: OpenRelease, output: Path, step: Step, *, cached: bool) -> d
     lines.append(f"torrents  {', '.join(torrent.file for torrent in release.torrents.values()) or 'none'}")
     if details.get("new_files") is not None:
         lines.append(
-            f"since {release.parents[0][:12]}: {details['new_files']:,} new files, {details['new_bytes']:,} bytes; "
+            f"since {release.parents[0][:12]}: {details['new_files']:,} new or changed files, {details['new_bytes']:,} bytes; "
             f"{details['gone_files']:,} gone"
         )
     if not cached:
         lines.append(f"read {details.get('read_bytes', 0):,} bytes{_again(details)}{_twice(details)}")
-    lines.append(f"next      headwater seed {output}")
+    lines.append(f"next      headwater seed {shlex.quote(str(output))}")
     return {**facts, "text": "\n".join(lines)}
 
 
 def _again(details: dict[str, Any]) -> str:
     again = details.get("read_again_bytes") or 0
-    return f", {again:,} of them a second time for v1 pieces across files" if again else ""
+    return f", and {again:,} bytes again for v1 pieces" if again else ""
 
 
 def _twice(details: dict[str, Any]) -> str:
     copied = details.get("second_copy_bytes") or 0
-    return f"; {copied:,} bytes now lie on this disk twice" if copied else "; no second copy"
+    return f"; {copied:,} bytes were copied, so there are two of them" if copied else "; no second copy"

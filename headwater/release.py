@@ -14,6 +14,7 @@ A fetched folder has its files at the top and the rest under `.headwater/release
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -32,13 +33,24 @@ NODES_NAME = "nodes.car"
 INSIDE = ".headwater/release"  # where a fetched folder keeps them
 LIMIT_BYTES = 256 << 20  # of one document; a manifest takes about 400 bytes a file
 
+PATH_BYTES, NAME_BYTES, FOLDERS = (
+    4_095,
+    255,
+    256,
+)  # of a path, of one part of it, in each other: what a disk can hold
+
+# they would act on the terminal that a message is shown on
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+
 Model = TypeVar("Model", bound=BaseModel)
 
 
 class Torrent(Record):
     """One .torrent file of a release."""
 
-    file: str = Field(description="its name beside release.json")
+    file: str = Field(
+        pattern="^[A-Za-z0-9][A-Za-z0-9._-]*\\.torrent$", description="its name beside release.json"
+    )
     infohash: str = Field(
         pattern="^([0-9a-f]{40}|[0-9a-f]{64})$", description="v1: SHA-1, v2: SHA-256, in hex"
     )
@@ -122,7 +134,8 @@ def open_release(path: Path) -> OpenRelease:
 
     Raises MissingInput when it is none, IntegrityError when its documents contradict each other.
     """
-    for meta in (path, path / INSIDE):
+    # inside first: among the files that were fetched may be ones with the names of documents
+    for meta in (path / INSIDE, path):
         if (meta / RELEASE_NAME).is_file() and (meta / MANIFEST_NAME).is_file():
             break
     else:
@@ -130,8 +143,11 @@ def open_release(path: Path) -> OpenRelease:
     release = read_document(meta / RELEASE_NAME, Release)
     raw = read_limited(meta / MANIFEST_NAME)
     manifest = parse_manifest(raw, release.manifest_id, str(meta / MANIFEST_NAME))
-    data = path / safe_relative(release.name) if meta == path else path
-    return OpenRelease(meta, data, manifest, release)
+    if "/" in _fit(release.name, str(meta / RELEASE_NAME)) or release.name.startswith("."):
+        raise IntegrityError(
+            f"{meta / RELEASE_NAME}: {release.name!r} is no name of a folder", hint="do not use this release"
+        )
+    return OpenRelease(meta, path / release.name if meta == path else path, manifest, release)
 
 
 def parse_manifest(raw: bytes, manifest_id: str | None, where: str) -> Manifest:
@@ -143,7 +159,7 @@ def parse_manifest(raw: bytes, manifest_id: str | None, where: str) -> Manifest:
             hint="it was changed, or it is another version's: take it from another place",
         )
     manifest = _parse(raw, Manifest, where)
-    paths = [safe_relative(entry.path) for entry in manifest.entries]
+    paths = [_fit(entry.path, where) for entry in manifest.entries]
     if sorted(set(paths), key=str.encode) != paths:
         raise IntegrityError(f"{where}: its entries are not sorted by path, or one occurs twice")
     if canonical(manifest) != raw:
@@ -154,6 +170,18 @@ def parse_manifest(raw: bytes, manifest_id: str | None, where: str) -> Manifest:
     if clash := sorted(folders & set(paths)):
         raise IntegrityError(f"{where}: {clash[0]!r} is named as a file and as a folder")
     return manifest
+
+
+def _fit(path: str, where: str) -> str:
+    """`path` if it stays inside its folder and a disk and a terminal can take it; raises IntegrityError."""
+    parts = safe_relative(path).split("/")
+    long = len(path.encode()) > PATH_BYTES or len(parts) > FOLDERS + 1
+    if long or _CONTROL.search(path) or any(len(part.encode()) > NAME_BYTES for part in parts):
+        raise IntegrityError(
+            f"{where}: the path {path[:100]!r} is too long or holds control characters",
+            hint="do not use this manifest",
+        )
+    return path
 
 
 def _folders(path: str) -> list[str]:

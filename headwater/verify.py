@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from headwater.checkpoint import Checkpoint
 from headwater.console import Track, track
 from headwater.errors import HeadwaterError, IntegrityError, MissingInput, UsageError
-from headwater.executor import default_workers
+from headwater.executor import Executor
 from headwater.manifest import FileEntry, Manifest, Step, identity_id, safe_relative, step_key, verify_entries
 from headwater.release import INSIDE, LATEST_NAME, LOCATIONS_NAME, MANIFEST_NAME, RELEASE_NAME, open_release
 from headwater.steps import RECORD_NAME
@@ -93,6 +93,7 @@ def verify_path(
     """
     if sample is not None and not 0 < sample <= 1:
         raise UsageError(f"--sample is {sample:g}: it must be above 0 and at most 1")
+    threads = Executor(workers=workers).workers
     if not path.exists():
         raise MissingInput(f"{path}: no such file or folder")
     records = list(_records(path))
@@ -107,9 +108,9 @@ def verify_path(
         with track("verify", total=None, unit="bytes") as report.bar:
             for record in records:
                 if record.name == MANIFEST_NAME:
-                    _verify_manifest(record, report, workers or default_workers())
+                    _verify_manifest(record, report, threads)
                 else:
-                    _verify_step(record, report, workers or default_workers())
+                    _verify_step(record, report, threads)
         finished = True
     finally:
         assert report.notes is not None
@@ -136,7 +137,8 @@ def _records(path: Path) -> Iterator[Path]:
         return
     inside = path / INSIDE / MANIFEST_NAME  # what fetch brought
     own = [path / name for name in (MANIFEST_NAME, RECORD_NAME) if (path / name).is_file()]
-    own += [inside] if inside.is_file() else []
+    if inside.is_file():  # then a manifest.json or step.json beside it is one of the files, whatever it says
+        own = [inside, *(record for record in own if record.name == RECORD_NAME and _named(record, inside))]
     if own:
         yield from own
         return
@@ -144,6 +146,13 @@ def _records(path: Path) -> Iterator[Path]:
         name, hidden = found.name, any(part.startswith(".") for part in found.relative_to(path).parts)
         if not hidden and found.is_file() and (name in (MANIFEST_NAME, RECORD_NAME) or name.endswith(SUFFIX)):
             yield found
+
+
+def _named(record: Path, manifest: Path) -> bool:
+    """Whether a step.json is the record that the manifest of a fetched folder names."""
+    scratch = Report()
+    found, named = _read(manifest, Manifest, scratch), _read(record, Step, scratch)
+    return isinstance(found, Manifest) and isinstance(named, Step) and found.step_id == named.id
 
 
 def _verify_step(file: Path, report: Report, workers: int) -> None:
@@ -169,22 +178,20 @@ def _verify_step(file: Path, report: Report, workers: int) -> None:
     whole_folder = file.name == RECORD_NAME
     if not whole_folder and [e.path for e in identity.outputs] != [file.name.removesuffix(SUFFIX)]:
         report.problems.append(f"{file}: does not name the file it lies beside")
-    allowed = {RECORD_NAME, MANIFEST_NAME}
-    if (file.parent / RELEASE_NAME).is_file():
-        allowed |= {LOCATIONS_NAME, LATEST_NAME, _release_folder(file.parent, report)}
-    _verify_entries(
-        file.parent, identity.outputs, report, frozenset(allowed) if whole_folder else None, workers
-    )
+    allowed = frozenset({RECORD_NAME, MANIFEST_NAME}) if whole_folder else None
+    if allowed and (file.parent / RELEASE_NAME).is_file() and identity.step == "publish":
+        data = _release_folder(file.parent)
+        allowed = allowed | {LOCATIONS_NAME, LATEST_NAME, data} if data else None
+    _verify_entries(file.parent, identity.outputs, report, allowed, workers)
     report.records.append({"kind": f"step {identity.step}", "id": record.id, "path": str(file)})
 
 
-def _release_folder(folder: Path, report: Report) -> str:
-    """Name of the folder of a release's files; the manifest describes what is in it."""
+def _release_folder(folder: Path) -> str | None:
+    """Name of the folder of a release's files; the manifest describes what is in it. None: told with the manifest."""
     try:
         return open_release(folder).release.name
-    except HeadwaterError as error:
-        report.problems.append(error.message)
-        return RELEASE_NAME
+    except HeadwaterError:
+        return None
 
 
 def _verify_manifest(file: Path, report: Report, workers: int) -> None:
@@ -196,6 +203,11 @@ def _verify_manifest(file: Path, report: Report, workers: int) -> None:
             report.problems.append(error.message)
             return
         manifest, folder, allowed = opened.manifest, opened.data, frozenset[str]()
+        if manifest.entries and not folder.is_dir():
+            raise MissingInput(
+                f"{folder}: the release has none of its files here (published with --data none?)",
+                hint="verify the folder that was fetched, or that was published",
+            )
     else:
         found = _read(file, Manifest, report)
         if not isinstance(found, Manifest):

@@ -44,12 +44,13 @@ class SeedOptions:
         if not self.host:
             raise UsageError("--host is empty", hint="0.0.0.0 and :: are every address of this machine")
         for url in self.trackers:
-            _check_url(url, ("http", "https", "udp"), "http://HOST:PORT/announce")
+            check_url(url, ("http", "https", "udp"), "http://HOST:PORT/announce")
         if self.public_url:
-            _check_url(self.public_url, ("http", "https"), "https://HOST/")
+            check_url(self.public_url, ("http", "https"), "https://HOST/")
 
 
-def _check_url(url: str, schemes: tuple[str, ...], example: str) -> None:
+def check_url(url: str, schemes: tuple[str, ...], example: str) -> None:
+    """Raises UsageError unless `url` has one of the schemes and something after it."""
     scheme, slashes, rest = url.partition("://")
     if scheme not in schemes or not slashes or not rest:
         raise UsageError(f"{url!r} is not an address that others could use", hint=f"such as {example}")

@@ -98,7 +98,7 @@ class Shelf:
         self.items: dict[str, Item] = {}
         self.problems: list[str] = []
         self.closed = False  # a file that is being read is given up
-        torrents = sorted(t.file for t in release.release.torrents.values() if _plain(t.file))
+        torrents = sorted(t.file for t in release.release.torrents.values())
         for name in (*DOCUMENTS, *torrents):
             wanted = release.release.manifest_id if name == MANIFEST_NAME else None
             self.items[name] = Item(name, release.file(name), wanted, None)
@@ -219,7 +219,3 @@ def _no_link(folder: Path, known: dict[Path, bool]) -> bool:
             and not folder.is_symlink()
         )
     return known[folder]
-
-
-def _plain(name: str) -> bool:
-    return name.endswith(".torrent") and "/" not in name and "\0" not in name and not name.startswith(".")

@@ -11,9 +11,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from distribute import merkle
 from distribute.cid import Cid, varint
+from distribute.seeding import SeedOptions
 from distribute.torrents import V2File, build_v1, build_v2, infohash_v1, infohash_v2
 from distribute.unixfs import PROFILES, file_bytes, tree
 from headwater import console
@@ -32,8 +34,15 @@ from headwater.release import (
 )
 
 NAME = "odd name é"
+BIG = "many chunks.bin"
+HTTP_ONLY = SeedOptions(bittorrent=False, gateway=False)
 PIECE = 1 << 18
 MANY_CHUNKS = 3 * (1 << 20) + 4321  # four chunks of 1 MiB, thirteen of 256 KiB
+
+
+def target(path: str, name: str = NAME) -> str:
+    """The address of a file below the root of a mirror."""
+    return "/" + quote(f"{name}/{path}")
 
 
 def some_files(seed: int = 0) -> dict[str, bytes]:

@@ -306,7 +306,11 @@ def test_it_does_not_grow_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     connection.close()
     assert counts[0] <= 4 * 3 + 5 + 3
     assert counts[1] <= 4 * 8 + 5 + 8
-    assert digest(write(tmp_path / "d", files), tmp_path / "c").reread_bytes == 0
+    tree = write(tmp_path / "d", files)
+    assert digest(tree, tmp_path / "c").reread_bytes == 0
+    monkeypatch.setattr(digestcache, "KEEP_ROWS", -10)
+    assert digest(tree[:1], tmp_path / "c", part=True).read_bytes == 0
+    assert digest(tree, tmp_path / "c").read_bytes == 0  # a part of the tree made it forget nothing
 
 
 KILLED = """

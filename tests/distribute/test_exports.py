@@ -321,11 +321,9 @@ def test_percent_encoding_goes_back(path: str) -> None:
 
 @settings(max_examples=12)
 @given(
-    st.dictionaries(
-        st.text("a%\r\n é", min_size=1, max_size=8), st.binary(max_size=20), min_size=1, max_size=4
-    )
+    st.dictionaries(st.text("a% é", min_size=1, max_size=8), st.binary(max_size=20), min_size=1, max_size=4)
 )
-def test_line_ends_and_percent_signs_in_paths(files: dict[str, bytes]) -> None:
+def test_percent_signs_in_paths(files: dict[str, bytes]) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         bagit(plain_release(folder / "release", files), folder / "bag")

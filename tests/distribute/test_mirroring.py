@@ -30,7 +30,10 @@ def context(tmp_path: Path) -> Context:
 
 
 def ask(release: Path, tmp_path: Path, *locations: str, pieces: int = 4) -> dict[str, Any]:
-    return mirroring.mirror(open_release(release), locations, context(tmp_path), pieces=pieces, seed=1)
+    opened = open_release(release)
+    return mirroring.report(
+        opened, mirroring.ask_all(opened, locations, context(tmp_path), pieces=pieces, seed=1)
+    )
 
 
 def test_a_copy_is_right(release: Path, tmp_path: Path) -> None:
@@ -79,6 +82,24 @@ def test_probes_are_fixed_by_the_seed_and_drawn_by_size(release: Path) -> None:
     assert all(probe.length <= 1 << 18 for probe in probes if probe.piece is not None)
 
 
+def test_a_large_file_without_a_piece_layer_is_not_read_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirroring, "WHOLE_BYTES", 400_000)
+    make_release(some_tree(tmp_path / "d"), tmp_path / "rel", torrents=("v1",))
+    probes = mirroring.choose_probes(open_release(tmp_path / "rel"), 50, 5)
+    assert len(probes) == 50 and max(probe.length for probe in probes) <= 400_000
+    monkeypatch.setattr(mirroring, "WHOLE_BYTES", 1)
+    [probe] = mirroring.choose_probes(open_release(tmp_path / "rel"), 1, 5)
+    assert probe.wanted.path == "a.txt"  # the smallest that is not empty
+
+
+def test_a_damaged_torrent_of_our_own_is_named(release: Path, tmp_path: Path) -> None:
+    (release / "v2.torrent").write_bytes(b"d")
+    with pytest.raises(IntegrityError, match=r"rel/v2\.torrent: "):
+        ask(release, tmp_path, str(release))
+
+
 def test_nothing_to_ask(release: Path, tmp_path: Path) -> None:
     with pytest.raises(MissingInput, match="no location is known"):
         ask(release, tmp_path)
@@ -89,5 +110,7 @@ def test_the_command(release: Path, tmp_path: Path, cli: Cli) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["locations"][0]["state"] == "right"
     assert "would ask magnet:" in cli("mirror", release, "--dry-run").stdout
-    done = cli("mirror", release, f"http://127.0.0.1:{free_port()}/", "--stall", "2")
+    done = cli("mirror", release, f"http://127.0.0.1:{free_port()}/", "--stall", "2", "--json")
     assert done.returncode == 3 and "--allow-private" in done.stderr  # refused before anybody is asked
+    document = json.loads(done.stdout)
+    assert document["locations"][0]["state"] == "dead" and document["problem"]["exit_code"] == 3

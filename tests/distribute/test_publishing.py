@@ -148,6 +148,14 @@ def test_a_child_tells_reads_and_sends_only_what_is_new(tmp_path: Path) -> None:
     assert verify_path(tmp_path / "rel2").as_result()["ok"]
 
 
+def test_new_files_are_read_once_for_all_torrents(tmp_path: Path) -> None:
+    tree = some_tree(tmp_path / "d")
+    make_release(tree, tmp_path / "rel")
+    write_tree(tree, {"a-new.bin": b"a" * 300_000, "sub/new.bin": b"n" * 400_000})
+    child = make_release(tree, tmp_path / "rel2", parent=tmp_path / "rel", torrents=("delta", "v2"))
+    assert (child["new_files"], child["read_bytes"], child["read_again_bytes"]) == (2, 700_000, 0)
+
+
 def test_an_edit_in_place_that_damages_the_parent_is_told(tmp_path: Path) -> None:
     tree = some_tree(tmp_path / "d")
     make_release(tree, tmp_path / "rel")
@@ -216,6 +224,7 @@ def test_packed_small_files(tmp_path: Path) -> None:
     facts = make_release(tmp_path / "d", tmp_path / "rel", pack=True)
     paths = [entry.path for entry in open_release(tmp_path / "rel").manifest.entries]
     assert paths == ["d-00000.tar", "index.parquet", "large.bin"] and facts["files"] == 3
+    assert facts["second_copy_bytes"] == 50_000  # what is in the tar; the large file is a link
     assert verify_path(tmp_path / "rel").as_result()["ok"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["d", "rel"]  # nothing of the packing stays
 

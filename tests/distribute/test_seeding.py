@@ -220,7 +220,7 @@ def test_a_missing_file_stops_the_torrents_and_nothing_else(release: OpenRelease
     with hearing() as heard, Seeding(release, LOCAL) as seeding:
         assert seeding.peer is None
         assert seeding.facts.present_files == 7
-        assert heard.said("torrents are not seeded", "a.txt")
+        assert heard.said("are not seeded", "a.txt")
         assert ask(seeding.port, "/manifest.json").status == 200
         assert seeding.facts.magnets == {}
 
@@ -280,8 +280,8 @@ def test_the_command_for_some_seconds_and_dry(release: OpenRelease, cli: Any) ->
     assert json.loads(done.stdout)["second_copy_bytes"] == 0
     done = cli("seed", release.meta.parent, "--json")
     assert done.returncode == 10
-    done = cli("seed", release.meta, "--port", "99999")
-    assert done.returncode == 2
+    for wrong in (("--port", "99999"), ("--for", "-1"), ("--for", "nan")):
+        assert cli("seed", release.meta, *wrong).returncode == 2
 
 
 @pytest.mark.slow

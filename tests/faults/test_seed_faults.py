@@ -251,10 +251,14 @@ def test_torrent_names_that_leave_the_folder(release: OpenRelease, tmp_path: Pat
 
     (tmp_path / "outside.torrent").write_bytes(b"secret")
     path = release.meta / "release.json"
-    document = json.loads(path.read_bytes())
-    document["torrents"]["v1"]["file"] = "../outside.torrent"
-    document["torrents"]["v2"]["file"] = "release.json"
-    path.write_text(json.dumps(document))
+    whole = path.read_text()
+    for name in ("../outside.torrent", "release.json", "/etc/x.torrent", ".torrent", "v1.torrent\n"):
+        document = json.loads(whole)
+        document["torrents"]["v1"]["file"] = name
+        path.write_text(json.dumps(document))
+        with pytest.raises(IntegrityError, match="not a release document"):
+            open_release(release.meta)
+    path.write_text(whole)
     with Seeding(open_release(release.meta), OPTIONS) as seeding:
         for target in ("/../outside.torrent", "/%2e%2e/outside.torrent", "/..%2foutside.torrent"):
             assert ask(seeding.port, target).status == 404
