@@ -19,6 +19,15 @@ from typing import Any, Protocol
 INTERVAL_SECONDS = 5.0  # between two progress lines when standard error is not a terminal
 
 
+# what a file's name or a server's words could do to a terminal: shown as \x1b and the like; line ends and tabs stay
+_CONTROL = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+
+
+def printable(text: str) -> str:
+    """`text` without characters that steer a terminal."""
+    return text.translate(_CONTROL)
+
+
 class Sink(Protocol):
     """Where events go."""
 
@@ -76,7 +85,7 @@ class Lines:
         if self._json:
             _write(json.dumps({"event": level, "message": text, **fields}, ensure_ascii=False, default=str))
         else:
-            _write(text if level in ("info", "debug") else f"{level}: {text}")
+            _write(printable(text if level in ("info", "debug") else f"{level}: {text}"))
 
     def progress(self, task: Track) -> None:
         now = time.monotonic()
@@ -121,7 +130,9 @@ class Bars:
             return
         style = {"warning": "yellow", "error": "red"}.get(level)
         prefix = "" if level in ("info", "debug") else f"{level}: "
-        self._console.print(prefix + text, style=style, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(
+            printable(prefix + text), style=style, markup=False, highlight=False, soft_wrap=True
+        )
 
     def progress(self, task: Track) -> None:
         key = id(task)

@@ -207,7 +207,7 @@ def run_command(command: click.Command, arguments: list[str]) -> int:
 def _report(kind: str, message: str, hint: str | None, code: int, *, as_json: bool) -> int:
     """Tell an error: for people on standard error, with --json also as the one document on standard output."""
     with contextlib.suppress(OSError, ValueError):
-        sys.stderr.write(f"headwater: {message}\n" + (f"  {hint}\n" if hint else ""))
+        sys.stderr.write(console.printable(f"headwater: {message}\n" + (f"  {hint}\n" if hint else "")))
         sys.stderr.flush()
     if as_json:
         document = {"error": {"kind": kind, "message": message, "hint": hint, "exit_code": code}}

@@ -21,9 +21,12 @@ DIALECT = (
 MODELS: dict[str, str] = {
     "counts": "headwater.manifest:Counts",
     "energy": "headwater.manifest:Energy",
+    "fetch": "distribute.fetching.record:FetchLedger",
     "last-seen": "distribute.trust:SeenPointers",
+    "leftovers": "distribute.fetching.record:Leftovers",
     "locations": "headwater.release:Locations",
     "manifest": "headwater.manifest:Manifest",
+    "partial": "distribute.fetching.record:Partial",
     "pointer": "headwater.release:Pointer",
     "release": "headwater.release:Release",
     "rule": "curate.rules:RuleFile",

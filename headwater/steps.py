@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import platform
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -188,7 +189,8 @@ def check_output(output: Path, kind: Literal["file", "folder"] = "file") -> None
         raise UsageError(f"-o {output}: name the file or folder to write")
     if not output.parent.is_dir():
         raise MissingInput(
-            f"{output.parent}: no such folder to write {output.name} into", hint=f"mkdir -p {output.parent}"
+            f"{output.parent}: no such folder to write {output.name} into",
+            hint=f"mkdir -p {shlex.quote(str(output.parent))}",
         )
     if kind == "file" and output.is_dir():
         # also with --force: a whole folder is never what a single file should replace

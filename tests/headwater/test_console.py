@@ -164,3 +164,8 @@ def test_bars_on_a_terminal_leave_messages_and_results_readable(columns: str, tm
     assert done.returncode == 0, drawn
     assert done.stdout == b"result\n"
     assert b"one [bold]odd[/bold] row" in drawn
+
+
+def test_words_of_strangers_do_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    console.Lines().message("warning", "a \x1b[31mname\x07\u009b\tand\nlines é", {})
+    assert capsys.readouterr().err == "warning: a \\x1b[31mname\\x07\\x9b\tand\nlines é\n"
