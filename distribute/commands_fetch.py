@@ -26,7 +26,7 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option(
     "--prune",
     is_flag=True,
-    help="Remove files of the older release in DIR that this one does not have, unless they were edited.",
+    help="Remove files that older releases left in the folder and this one does not have; edited ones stay.",
 )
 @click.option(
     "--reuse",

@@ -17,10 +17,21 @@ from typing import Any
 
 from distribute.fetching.documents import collect, piece_hashes, write_documents
 from distribute.fetching.engine import Outcome, run_engine
+from distribute.fetching.older import (
+    PARTIAL_NAME,
+    Gone,
+    Older,
+    find_gone,
+    partial_of,
+    prune,
+    read_older,
+    write_leftovers,
+)
 from distribute.fetching.options import FetchOptions
 from distribute.fetching.plan import Plan, check_output, check_space, choose, make_plan
-from distribute.fetching.record import summary, write_ledger, write_step
+from distribute.fetching.record import files_text, summary, write_ledger, write_step
 from distribute.fetching.resolve import Resolved, resolve
+from distribute.fetching.reuse import Shelves, open_reusable, place
 from distribute.fetching.store import Store
 from distribute.fetching.target import PARTIAL, PRIVATE, Target, free_bytes
 from distribute.transports._base import Context, Limits, Source, Unreachable, Wanted
@@ -28,9 +39,9 @@ from headwater.console import say
 from headwater.energy import Meter
 from headwater.errors import HeadwaterError, IntegrityError, MissingInput
 from headwater.executor import default_workers
-from headwater.files import FOLDER_MODE, locked, named_io
+from headwater.files import FOLDER_MODE, locked, named_io, write_json
 from headwater.manifest import Manifest, canonical, describe_file, safe_relative
-from headwater.release import INSIDE, MANIFEST_NAME, RELEASE_NAME, Release
+from headwater.release import INSIDE, MANIFEST_NAME, RELEASE_NAME, OpenRelease, Release
 from headwater.steps import RunOptions
 
 MORE = "add another location: the same line fetches only what is missing"
@@ -54,9 +65,10 @@ def fetch(
     options, run_options = options or FetchOptions(), run_options or RunOptions()
     options.check()
     ours = check_output(output)
+    reusable = open_reusable(options.reuse)
     if run_options.dry_run:
         with tempfile.TemporaryDirectory(prefix="headwater-") as work:
-            return _dry_run(locations, output, options, Path(work), ours=ours or run_options.force)
+            return _dry_run(locations, output, options, Path(work), reusable, ours=ours or run_options.force)
     meter = Meter("fetch")
     context = _context(options, output / PARTIAL)
     known = output / INSIDE / MANIFEST_NAME
@@ -76,18 +88,29 @@ def fetch(
                 held.enter_context(locked(output / PRIVATE, output))
                 ours = new or not any(path.name != PRIVATE for path in output.iterdir())
             target = held.enter_context(Target(output))
-            filled = _fill(found, chosen, target, context, options, ours=ours or run_options.force)
+            older = read_older(output, found.raw, found.manifest)
+            with Shelves(target, older, reusable) as shelves:
+                filled = _fill(
+                    found,
+                    chosen,
+                    target,
+                    context,
+                    options,
+                    older,
+                    shelves,
+                    ours=ours or run_options.force,
+                )
             meta = target.meta()
-            _finish(found, release, filled, target, meta)
+            gone = _finish(found, release, filled, target, meta, older, options)
         outcome, plan = filled
         manifest_id = found.manifest_id
         assert manifest_id is not None
-        result = _result(found, plan, outcome, output)
+        result = _result(found, plan, outcome, output, gone)
         step = write_step(output, meta, manifest_id, plan, outcome, options, run_options, meter)
         result |= {"step_id": step.id, "duration_seconds": step.energy.duration_seconds}
         write_ledger(meta, result)
         target.settle()
-    return {**result, "text": summary(result, outcome.rows)}
+    return {**result, "text": summary(result, outcome.rows, pruning=options.prune)}
 
 
 def _fill(
@@ -96,6 +119,8 @@ def _fill(
     target: Target,
     context: Context,
     options: FetchOptions,
+    older: Older,
+    shelves: Shelves,
     *,
     ours: bool,
 ) -> tuple[Outcome, Plan]:
@@ -103,8 +128,15 @@ def _fill(
     store = Store(target)
     workers = options.workers or default_workers()
     plan = make_plan(found.wanted, chosen, piece_hashes(found), target, store, ours=ours, workers=workers)
+    ready = []
+    if options.prune:
+        gone = find_gone(older, found.wanted, target)
+        ready = shelves.link(plan, store, frozenset(entry.path for entry in gone))
     check_space(plan, target.root)
-    for path in plan.replaced[:10]:
+    ready += shelves.copy(plan, store, workers)
+    place(ready, plan, store)
+    updated = {wanted.path for wanted in chosen if older.changed(wanted)}
+    for path in [path for path in plan.replaced if path not in updated][:10]:
         say("warning", f"{target.root / path}: its bytes are not those of the release; it is fetched again")
     outcome = run_engine(plan, found, store, context, options)
     if outcome.unfinished or outcome.lost:
@@ -114,21 +146,39 @@ def _fill(
 
 
 def _finish(
-    found: Resolved, release: Release | None, filled: tuple[Outcome, Plan], target: Target, meta: Path
-) -> None:
-    """Everything is in place: documents, empty folders, no partial files, all of it on the disk."""
+    found: Resolved,
+    release: Release | None,
+    filled: tuple[Outcome, Plan],
+    target: Target,
+    meta: Path,
+    older: Older,
+    options: FetchOptions,
+) -> Gone:
+    """Everything is in place: documents, empty folders, no partial files, all of it on the disk; only then files are pruned."""
     plan = filled[1]
     if found.manifest is None:
         release = _own_manifest(found, plan, target)
     assert found.manifest is not None and release is not None
     found.documents[RELEASE_NAME] = found.documents.get(RELEASE_NAME) or canonical(release)
     folders = found.manifest.extensions.get(EMPTY_FOLDERS)
-    if isinstance(folders, list) and not plan.left_out:
-        for path in folders:
-            target.make_folder(safe_relative(str(path)))
+    empty = [safe_relative(str(path)) for path in folders] if isinstance(folders, list) else []
+    partial = partial_of(older, found.manifest, plan.chosen)
+    for path in empty if partial is None else ():
+        target.make_folder(path)
+    gone = find_gone(older, found.wanted, target)
+    write_leftovers(meta, gone)
+    if partial is not None:  # before the manifest: one without it stands for a whole release
+        write_json(meta / PARTIAL_NAME, partial.model_dump(mode="json"), durable=False)
     write_documents(meta, found.documents)
+    if partial is None:
+        (meta / PARTIAL_NAME).unlink(missing_ok=True)
     shutil.rmtree(target.root / PARTIAL, ignore_errors=True)
     target.settle()
+    if not options.prune:
+        return Gone(there=[entry.path for entry in gone])
+    done = prune(target, gone, empty)
+    write_leftovers(meta, [])  # what is left was edited: it is its user's now
+    return done
 
 
 def _own_manifest(found: Resolved, plan: Plan, target: Target) -> Release:
@@ -147,7 +197,10 @@ def _own_manifest(found: Resolved, plan: Plan, target: Target) -> Release:
     return Release(name=name, manifest_id=manifest_id, files=len(entries), size_bytes=size, cids={})
 
 
-def _result(found: Resolved, plan: Plan, outcome: Outcome, output: Path) -> dict[str, Any]:
+def _result(
+    found: Resolved, plan: Plan, outcome: Outcome, output: Path, gone: Gone | None = None
+) -> dict[str, Any]:
+    gone = gone or Gone()
     rows = [row.as_json() for row in outcome.rows]
     return {
         "output": str(output),
@@ -159,7 +212,11 @@ def _result(found: Resolved, plan: Plan, outcome: Outcome, output: Path) -> dict
         "files_fetched": len(plan.jobs) - len(outcome.lost) - len(outcome.unfinished),
         "files_left_out": plan.left_out,
         "files_replaced": len(plan.replaced),
+        "files_reused": len(plan.reused),
+        "files_gone": gone.there,
+        "files_pruned": gone.pruned,
         "bytes_resumed": plan.resumed_bytes,
+        "bytes_reused": sum(wanted.size_bytes for wanted in plan.reused),
         "bytes_received": sum(row.received_bytes for row in outcome.rows),
         "bytes_wrong": sum(row.wrong_bytes for row in outcome.rows),
         "liars": [{"source": row.source, **lie} for row in outcome.rows for lie in row.lies],
@@ -193,7 +250,13 @@ def _failure(outcome: Outcome, plan: Plan, output: Path, options: FetchOptions) 
 
 
 def _dry_run(
-    locations: Sequence[str], output: Path, options: FetchOptions, work: Path, *, ours: bool
+    locations: Sequence[str],
+    output: Path,
+    options: FetchOptions,
+    work: Path,
+    reusable: Sequence[OpenRelease],
+    *,
+    ours: bool,
 ) -> dict[str, Any]:
     """What a fetch would do: the sources are asked, nothing is written."""
     found = resolve(locations, options, _context(options, work), output / INSIDE / MANIFEST_NAME)
@@ -206,6 +269,10 @@ def _dry_run(
             plan = make_plan(
                 found.wanted, chosen, piece_hashes(found), there, None, ours=ours, workers=workers
             )
+            older = read_older(output, found.raw, found.manifest)
+            with Shelves(there, older, reusable) as shelves:
+                here = shelves.offers(plan)
+            gone = [entry.path for entry in find_gone(older, found.wanted, there)] if there else []
         finally:
             if there is not None:
                 there.close()
@@ -214,8 +281,14 @@ def _dry_run(
         _close(found.sources)
     sources = [source.label for source in found.sources]
     lines = [
-        f"would fetch {len(plan.jobs):,} files, {needed:,} bytes, into {output} ({free:,} bytes free)",
-        f"{len(plan.kept):,} files are there and right",
+        f"would bring {files_text(len(plan.jobs))}, {needed:,} bytes, into {output} ({free:,} bytes free)",
+        *([f"of these, {here:,} bytes seem to be on this disk"] if here else []),
+        f"already there and right: {files_text(len(plan.kept))}",
+        *(
+            f"would remove {path} unless it was edited" if options.prune else f"not in this release: {path}"
+            for path in gone[:SHOWN]
+        ),
+        *([f"and {len(gone) - SHOWN:,} more"] if len(gone) > SHOWN else []),
         *(f"source: {label}" for label in sources),
         *(f"left out: {skipped['source']}: {skipped['why']}" for skipped in found.skipped),
     ]
@@ -226,7 +299,9 @@ def _dry_run(
         "files": len(chosen),
         "files_kept": len(plan.kept),
         "files_replaced": len(plan.replaced),
+        "files_gone": gone,
         "bytes_to_fetch": needed,
+        "bytes_reusable": here,
         "bytes_free": free,
         "enough_space": needed <= free,
         "sources": sources,

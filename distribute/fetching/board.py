@@ -33,6 +33,8 @@ FAST_BYTES_PER_SECOND = 100e6
 RATED_BYTES = 64 << 10  # smaller answers say nothing about a rate
 RAMP_SECONDS = 0.4  # until the others begin
 SWARM_BYTES = 64 << 20  # of one batch, while there are range sources too
+SMALL_BYTES = 64 << 20  # for less than this …
+HEAD_START_SECONDS = 2.0  # … swarms begin only if range sources have not brought it meanwhile
 
 
 class Board(Verdicts):
@@ -43,7 +45,8 @@ class Board(Verdicts):
         self.changed = threading.Condition()
         self.patience_seconds = patience_seconds
         self._out: dict[Run, None] = {}
-        self._swarmed: dict[Job, None] = {}
+        self._swarmed: dict[Job, float] = {}  # since when
+        self._small = sum(job.wanted.size_bytes - job.kept_bytes for job in self._open) < SMALL_BYTES
         self.fatal: BaseException | None = None
         self.received = 0
         self.progress = 0  # bytes that are placed or written and right
@@ -86,12 +89,15 @@ class Board(Verdicts):
         """Untouched files from the far end for a swarm; all of them when no range source is alive."""
         with self.changed:
             while not self.over and not feed.dropped:
-                pause = feed.down_until - time.monotonic()
+                now = time.monotonic()
+                pause = feed.down_until - now
+                if self._small and self._ranged():
+                    pause = max(pause, self._begun + HEAD_START_SECONDS - now)
                 if pause <= 0 and (jobs := self._far_end(feed)):
                     for job in jobs:
                         job.swarm = feed
                         self._open.pop(job, None)
-                        self._swarmed[job] = None
+                        self._swarmed[job] = now
                     return jobs
                 self.changed.wait(min(max(pause, 0.05), 0.5))
             return []
@@ -276,7 +282,7 @@ class Board(Verdicts):
             if not job.left:
                 del self._open[job]
             return run
-        return self._steal(feed) or self._double(feed, now)
+        return self._steal(feed, now) or self._double(feed, now)
 
     def _rest(self, job: Job, run: Run) -> Run:
         """One run of all that is left of a file, for a source that knows no ranges."""
@@ -286,10 +292,10 @@ class Board(Verdicts):
         refused = {feed: 1 for r in runs for feed in r.refused}
         return Run(job, first, max(r.first + r.count for r in runs) - first, refused=refused)
 
-    def _steal(self, feed: Feed) -> Run | None:
-        """A file that a swarm was given and has not brought, when there is nothing else to do."""
+    def _steal(self, feed: Feed, now: float) -> Run | None:
+        """A file that a swarm was given and has not brought for a while, when there is nothing else to do."""
         for job in reversed(self._swarmed):
-            if feed in job.refused or job.claimed:
+            if feed in job.refused or job.claimed or now - self._swarmed[job] < DOUBLE_AFTER_SECONDS:
                 continue
             del self._swarmed[job]
             job.swarm = None
@@ -314,13 +320,16 @@ class Board(Verdicts):
                 return run
         return None
 
+    def _ranged(self) -> bool:
+        """Whether a range source is alive."""
+        return any(not f.swarm and not f.dropped and not f.failures for f in self.feeds)
+
     def _far_end(self, feed: Feed) -> list[Job]:
-        ranged = any(not f.swarm and not f.dropped and not f.failures for f in self.feeds)
         free = [
             job for job in reversed(self._open)
             if feed not in job.refused and not job.out and not job.claimed and not any(job.have)
         ]  # fmt: skip
-        if not ranged:
+        if not self._ranged():
             return free[::-1]
         room = max(SWARM_BYTES, sum(job.wanted.size_bytes for job in free) // 4)
         jobs: list[Job] = []

@@ -151,9 +151,14 @@ def piece_hashes(found: Resolved) -> dict[str, Pieces]:
 
 
 def write_documents(folder: Path, documents: dict[str, bytes]) -> None:
-    """Put them into DIR/.headwater/release/, the manifest last."""
+    """Put them into DIR/.headwater/release/, the manifest last. Those of another manifest that are not replaced are removed."""
     with named_io(folder):
         folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+        old = folder / MANIFEST_NAME
+        if old.is_file() and old.read_bytes() != documents[MANIFEST_NAME]:
+            for name in (*TORRENTS, LOCATIONS_NAME, LATEST_NAME, NODES_NAME):
+                if name not in documents:
+                    (folder / name).unlink(missing_ok=True)
     for name in sorted(documents, key=lambda name: (name == MANIFEST_NAME, name)):
         if folder.joinpath(name).is_file() and folder.joinpath(name).read_bytes() == documents[name]:
             continue

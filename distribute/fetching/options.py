@@ -29,6 +29,8 @@ class FetchOptions:
     dataset: str | None = None  # that latest.json must be about
     allow_expired: bool = False
     local_only: bool = False  # BitTorrent without DHT and outside trackers
+    prune: bool = False  # remove files of the older release in the folder that the new one does not have
+    reuse: tuple[str, ...] = ()  # releases and fetched folders whose equal files are copied
     workers: int | None = None  # threads that check what is there already
 
     def check(self) -> None:

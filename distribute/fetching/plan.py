@@ -35,6 +35,7 @@ class Plan:
     jobs: list[Job] = field(default_factory=list)
     resumed_bytes: int = 0  # of pieces that an earlier run left, checked again
     replaced: list[str] = field(default_factory=list)  # files in place with other bytes
+    reused: list[Wanted] = field(default_factory=list)  # taken from elsewhere on this disk
 
     @property
     def missing_bytes(self) -> int:

@@ -13,13 +13,14 @@ from distribute.fetching.options import FetchOptions
 from distribute.fetching.plan import Plan
 from headwater.energy import Meter
 from headwater.files import write_json
-from headwater.manifest import Count, Counts, Hex64, InputRef, Record, Step, describe_file
+from headwater.manifest import Count, Counts, FileEntry, Hex64, InputRef, Record, Step, describe_file
 from headwater.release import MANIFEST_NAME
 from headwater.steps import Plan as StepPlan
 from headwater.steps import RunOptions, make_record
 
 LEDGER_NAME = "fetch.json"
 STEP_NAME = "fetch.step.json"
+SHOWN = 20  # files of a list in a text
 VERSION = 1
 
 
@@ -50,6 +51,21 @@ class SourceLedger(Record):
     peers: dict[str, Count] = Field(description="bytes of each peer and web seed of a swarm")
 
 
+class Partial(Record):
+    """`partial/1`: which files of its manifest a folder holds, because patterns have left out the others."""
+
+    format: Literal["partial/1"] = "partial/1"
+    manifest_id: Hex64
+    paths: list[str] = Field(description="that were fetched so far, sorted by their bytes")
+
+
+class Leftovers(Record):
+    """`leftovers/1`: files of older releases that still lie in a folder whose release does not have them."""
+
+    format: Literal["leftovers/1"] = "leftovers/1"
+    entries: list[FileEntry] = Field(description="as their manifests had them, sorted by path")
+
+
 class FetchLedger(Record):
     """`fetch/1`: the last fetch into a folder, also one that failed. Received = used + wrong + what came twice."""
 
@@ -63,7 +79,11 @@ class FetchLedger(Record):
     files_fetched: Count
     files_left_out: Count = Field(description="by the patterns")
     files_replaced: Count = Field(description="that were there with other bytes")
+    files_reused: Count = Field(description="that were taken from elsewhere on this disk, and checked")
+    files_gone: list[str] = Field(description="of older releases, not in this one, that are still there")
+    files_pruned: list[str] = Field(description="of older releases, not in this one, that were removed")
     bytes_resumed: Count = Field(description="of pieces that were there and right")
+    bytes_reused: Count
     bytes_received: Count
     bytes_wrong: Count
     liars: list[Lie]
@@ -103,6 +123,7 @@ def write_step(
     details = {
         "files_kept": len(plan.kept),
         "files_fetched": len(plan.jobs),
+        "files_reused": len(plan.reused),
         "bytes_resumed": plan.resumed_bytes,
         "sources": [row.as_json() for row in outcome.rows],
     }
@@ -112,7 +133,7 @@ def write_step(
     return record
 
 
-def summary(result: dict[str, Any], rows: list[Row]) -> str:
+def summary(result: dict[str, Any], rows: list[Row], *, pruning: bool = False) -> str:
     """The text of a result."""
     lines = [
         f"{result['output']}: {result['files']:,} files, {result['size_bytes']:,} bytes, all checked"
@@ -120,11 +141,44 @@ def summary(result: dict[str, Any], rows: list[Row]) -> str:
     ]
     parts = []
     if result["files_kept"]:
-        parts.append(f"{result['files_kept']:,} files were there and right")
+        parts.append(f"{files_text(result['files_kept'])} already there and right")
     if result["bytes_resumed"]:
         parts.append(f"{result['bytes_resumed']:,} bytes came from an earlier run")
+    if result["files_reused"]:
+        parts.append(
+            f"{files_text(result['files_reused'])} ({result['bytes_reused']:,} bytes) taken from this disk"
+        )
     if result["files_left_out"]:
-        parts.append(f"{result['files_left_out']:,} files left out by the patterns")
+        parts.append(f"{files_text(result['files_left_out'])} left out by the patterns")
     if parts:
         lines.append("; ".join(parts))
-    return "\n".join(lines + table(rows))
+    return "\n".join(lines + _gone(result, pruning) + table(rows) + _liars(result["liars"]))
+
+
+def _gone(result: dict[str, Any], pruning: bool) -> list[str]:
+    """Files of older releases: what became of them."""
+    lines = []
+    if pruned := result["files_pruned"]:
+        lines += [f"removed, because not in this release: {files_text(len(pruned))}", *_some(pruned)]
+    if gone := result["files_gone"]:
+        then = "edited, so kept" if pruning else "--prune removes what was not edited"
+        lines += [f"of an older release, not in this one: {files_text(len(gone))}; {then}", *_some(gone)]
+    return lines
+
+
+def _liars(liars: list[dict[str, Any]]) -> list[str]:
+    told = []
+    for lie in liars:
+        piece = "" if lie["piece"] is None else f", piece {lie['piece']}"
+        told.append(f"{lie['source']}{' ' + lie['peer'] if lie.get('peer') else ''}: {lie['path']}{piece}")
+    return [f"wrong bytes, thrown away ({len(told):,}):", *_some(told)] if told else []
+
+
+def files_text(count: int) -> str:
+    """`1 file`, `2,000 files`."""
+    return "1 file" if count == 1 else f"{count:,} files"
+
+
+def _some(lines: list[str]) -> list[str]:
+    more = [f"  and {len(lines) - SHOWN:,} more"] if len(lines) > SHOWN else []
+    return [f"  {line}" for line in lines[:SHOWN]] + more

@@ -127,6 +127,31 @@ class Target:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_TRUNC if fresh else 0)
         return os.open(name, flags, FILE_MODE, dir_fd=self.partial)
 
+    def open_partial(self, name: str) -> int:
+        """A descriptor of one of the partial files, for reading."""
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        return os.open(name, flags, dir_fd=self.partial)
+
+    def link(self, path: str, name: str) -> None:
+        """Give a file of the folder a second name, among the partial files."""
+        with self._folder(safe_relative(path), create=False) as fd:
+            os.link(
+                path.rpartition("/")[2], name, src_dir_fd=fd, dst_dir_fd=self.partial, follow_symlinks=False
+            )
+
+    def remove(self, path: str, keep: frozenset[str] = frozenset()) -> None:
+        """Remove a file, and the folders above it that are empty then and not in `keep`."""
+        with self._folder(safe_relative(path), create=False) as fd:
+            os.unlink(path.rpartition("/")[2], dir_fd=fd)
+        above = path.rpartition("/")[0]
+        while above and above not in keep:
+            try:
+                with self._folder(above, create=False) as fd:
+                    os.rmdir(above.rpartition("/")[2], dir_fd=fd)
+            except OSError:
+                return  # it holds something else
+            above = above.rpartition("/")[0]
+
     def drop_partial(self, name: str) -> None:
         """Remove a partial file, when it is there."""
         try:

@@ -21,6 +21,7 @@ from distribute.transports._addresses import resolve
 from distribute.transports._base import Context, Limits, Refused, SourceError
 
 KEEP_SECONDS = 15.0  # an idle connection; many servers close after 5 to 75 s
+READ_BYTES = 256 << 10  # at once, where httpcore2 asks for 64 KiB: a block costs CPU time, whatever its size
 
 
 class _Stream(httpcore2.NetworkStream):
@@ -37,7 +38,7 @@ class _Stream(httpcore2.NetworkStream):
         if self._stop.is_set():
             raise httpcore2.ReadError("stopped")
         begun = time.monotonic()
-        data = self._inner.read(max_bytes, timeout)
+        data = self._inner.read(max(max_bytes, READ_BYTES), timeout)
         self._waited += time.monotonic() - begun
         self._received += len(data)
         if data and self._waited > self._limits.stall_seconds:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from distribute.cid import Cid, raw_cid_of_sha256
 from distribute.fetch import FetchOptions, fetch
 from distribute.fetching import board, jobs, plan, resolve, workers
 from distribute.transports._base import (
@@ -23,7 +24,9 @@ from distribute.transports._base import (
     Wanted,
     WrongBytes,
 )
-from distribute.transports._web import Busy
+from distribute.transports._gateway import Provider
+from distribute.transports._providers import Providers
+from distribute.transports._web import Busy, Failing
 from headwater.errors import HeadwaterError
 from tests.distribute.release_kit import MIB, build_release, same, sample_files
 
@@ -135,3 +138,29 @@ def test_with_bad_ones_only_it_ends_and_nothing_wrong_is_placed(
             if (out / path).exists():
                 assert (out / path).read_bytes() == data
     assert done and same(out, FILES)
+
+
+def test_a_gateway_that_answers_500_is_not_taken_for_one_that_is_away() -> None:
+    """What is said decides how long the block is asked for: an absent gateway may come back, a damaged block will not."""
+
+    class Gate(Provider):
+        def __init__(self, label: str, error: type[SourceError]) -> None:
+            self.label, self.error = label, error
+
+        def block(self, cid: Cid, limit_bytes: int = 0) -> bytes:
+            raise self.error(f"{self.label}: {cid.text}")
+
+        def car(self, cid: Cid, first: int, last: int, *, whole: bool) -> None:
+            return None
+
+    cid = raw_cid_of_sha256(bytes(32))
+    for kinds, expected in (
+        ([Failing], Failing),
+        ([Failing, NotThere], Failing),
+        ([Unreachable, NotThere], Unreachable),
+        ([Failing, WrongBytes], WrongBytes),
+    ):
+        gates = [Gate(f"gate{n}", kind) for n, kind in enumerate(kinds)]
+        with pytest.raises(expected, match=cid.text) as caught:
+            Providers(gates, threading.Event()).block(cid)
+        assert type(caught.value) is expected

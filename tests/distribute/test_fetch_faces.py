@@ -11,10 +11,15 @@ from typing import Any
 
 import pytest
 
+from distribute.cid import DAG_PB, RAW, Cid
 from distribute.fetch import FetchOptions, fetch
 from distribute.pointer import key_id, load_private, new_key, next_body, public_text, sign
 from distribute.publishing import PublishOptions, publish
 from distribute.seeding import Seeding, SeedOptions
+from distribute.transports._base import NotThere
+from distribute.transports._gateway import BLOCK_BYTES
+from distribute.transports._providers import Providers
+from distribute.transports.http import HttpSource
 from headwater.errors import HeadwaterError, MissingInput, SignatureFailure
 from headwater.release import Pointer, open_release, write_canonical
 from headwater.steps import RunOptions
@@ -81,6 +86,42 @@ def test_all_faces_at_once(seed: Seeding, tmp_path: Path) -> None:
     assert same(tmp_path / "out", FILES)
     assert result["manifest_id"] == seed.release.release.manifest_id
     assert sum(row["used_bytes"] for row in result["sources"]) == sum(map(len, FILES.values()))
+
+
+@pytest.mark.slow
+def test_a_small_release_comes_once_though_it_has_two_ways(seed: Seeding, tmp_path: Path) -> None:
+    result = bring(seed, seed.url, seed.magnets["v1"], to=tmp_path / "out")
+    assert same(tmp_path / "out", FILES)
+    assert result["bytes_received"] <= 1.3 * sum(row["used_bytes"] for row in result["sources"])
+
+
+@pytest.mark.slow
+def test_interior_nodes_of_one_source_save_another_the_asking(
+    seed: Seeding, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """nodes.car comes over HTTP; the gateway is then asked for leaves only."""
+    asked: list[int] = []
+    real = Providers.block
+
+    def block(self: Providers, cid: Cid, limit_bytes: int = BLOCK_BYTES) -> bytes:
+        asked.append(cid.codec)
+        return real(self, cid, limit_bytes)
+
+    monkeypatch.setattr(Providers, "block", block)
+    monkeypatch.setattr(Providers, "car", lambda *_, **__: None)  # block by block
+    location = f"ipfs://{next(iter(seed.release.release.cids.values()))}"
+    manifest = str(seed.release.file("manifest.json"))
+    assert bring(seed, location, to=tmp_path / "alone", manifest=manifest)["bytes_wrong"] == 0
+    assert DAG_PB in asked and RAW in asked
+    asked.clear()
+
+    def gone(self: HttpSource, *_: object) -> None:
+        raise NotThere("documents only")
+
+    monkeypatch.setattr(HttpSource, "read", gone)
+    bring(seed, seed.url, location, to=tmp_path / "out", manifest=manifest)
+    assert same(tmp_path / "out", FILES)
+    assert DAG_PB not in asked and RAW in asked
 
 
 # signed pointers
@@ -176,6 +217,7 @@ def test_a_flipped_byte_at_our_own_seed(
         if kind == "v1":
             location = location.partition("&ws=")[0] + f"&x.pe={damaged.peer}"
         begun = time.monotonic()
+        patience = 100.0 if kind == "ipfs" else 8.0  # who answers 500 is not waited for
         with pytest.raises(HeadwaterError, match=r"big0\.bin") as caught:
             bring(
                 damaged,
@@ -183,8 +225,9 @@ def test_a_flipped_byte_at_our_own_seed(
                 to=tmp_path / "out",
                 manifest=manifest,
                 stall_seconds=4.0,
-                patience_seconds=8.0,
+                patience_seconds=patience,
             )
+        assert kind != "ipfs" or "bafk" in caught.value.message  # the block that is damaged
         assert time.monotonic() - begun < 30 and caught.value.exit_code == (
             1 if kind == "ipfs" else 13
         )  # our gateway looks, and says 500
