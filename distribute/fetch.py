@@ -18,7 +18,6 @@ from typing import Any
 from distribute.fetching.documents import collect, piece_hashes, write_documents
 from distribute.fetching.engine import Outcome, run_engine
 from distribute.fetching.older import (
-    PARTIAL_NAME,
     Gone,
     Older,
     find_gone,
@@ -41,7 +40,7 @@ from headwater.errors import HeadwaterError, IntegrityError, MissingInput
 from headwater.executor import default_workers
 from headwater.files import FOLDER_MODE, locked, named_io, write_json
 from headwater.manifest import Manifest, canonical, describe_file, safe_relative
-from headwater.release import INSIDE, MANIFEST_NAME, RELEASE_NAME, OpenRelease, Release
+from headwater.release import INSIDE, MANIFEST_NAME, PARTIAL_NAME, RELEASE_NAME, OpenRelease, Release
 from headwater.steps import RunOptions
 
 MORE = "add another location: the same line fetches only what is missing"

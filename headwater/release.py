@@ -23,12 +23,14 @@ from pydantic import BaseModel, Field, ValidationError
 
 from headwater.errors import IntegrityError, MissingInput
 from headwater.files import atomic_file, named_io
-from headwater.manifest import Count, Hex64, Manifest, Record, canonical, safe_relative
+from headwater.manifest import Count, FileEntry, Hex64, Manifest, Record, canonical, safe_relative
 
 MANIFEST_NAME = "manifest.json"
 RELEASE_NAME = "release.json"
 LOCATIONS_NAME = "locations.json"
 LATEST_NAME = "latest.json"
+PARTIAL_NAME = "partial.json"
+LEFTOVERS_NAME = "leftovers.json"
 NODES_NAME = "nodes.car"
 INSIDE = ".headwater/release"  # where a fetched folder keeps them
 LIMIT_BYTES = 256 << 20  # of one document; a manifest takes about 400 bytes a file
@@ -113,6 +115,21 @@ class Pointer(Record):
     format: Literal["pointer/1"] = "pointer/1"
     body: PointerBody
     signatures: list[Signature]
+
+
+class Partial(Record):
+    """`partial/1`: which files of its manifest a folder holds, because patterns have left out the others."""
+
+    format: Literal["partial/1"] = "partial/1"
+    manifest_id: Hex64
+    paths: list[str] = Field(description="that were fetched so far, sorted by their bytes")
+
+
+class Leftovers(Record):
+    """`leftovers/1`: files of older releases that still lie in a folder whose release does not have them."""
+
+    format: Literal["leftovers/1"] = "leftovers/1"
+    entries: list[FileEntry] = Field(description="as their manifests had them, sorted by path")
 
 
 @dataclass(frozen=True)

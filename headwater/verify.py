@@ -22,7 +22,20 @@ from headwater.console import Track, track
 from headwater.errors import HeadwaterError, IntegrityError, MissingInput, UsageError
 from headwater.executor import Executor
 from headwater.manifest import FileEntry, Manifest, Step, identity_id, safe_relative, step_key, verify_entries
-from headwater.release import INSIDE, LATEST_NAME, LOCATIONS_NAME, MANIFEST_NAME, RELEASE_NAME, open_release
+from headwater.release import (
+    INSIDE,
+    LATEST_NAME,
+    LEFTOVERS_NAME,
+    LOCATIONS_NAME,
+    MANIFEST_NAME,
+    PARTIAL_NAME,
+    RELEASE_NAME,
+    Leftovers,
+    OpenRelease,
+    Partial,
+    open_release,
+    read_document,
+)
 from headwater.steps import RECORD_NAME
 
 RECORD_LIMIT_BYTES = 256 << 20  # a record names every file of an output: about 400 bytes each
@@ -37,6 +50,7 @@ class Report:
     files: int = 0
     size_bytes: int = 0
     problems: list[str] = field(default_factory=list)
+    left_out: int = 0  # files of a release that a partial fetch did not bring
     of_files: int = 0  # how many there are: more than `files` in a sample
     sample: float | None = None
     resumed: int = 0  # files that an interrupted run had found as recorded, unchanged since
@@ -60,6 +74,9 @@ class Report:
                 f"{self.resumed:,} of them were checked by a run that was stopped, and did not change since"
             )
             result["resumed_files"] = self.resumed
+        if self.left_out:
+            lines.append(f"{self.left_out:,} files of the release were left out by the patterns of the fetch")
+            result["left_out_files"] = self.left_out
         if self.sample is not None:
             lines.append(
                 f"a sample of {self.files:,} of {self.of_files:,} files, seed {self.seed}: were {_unseen(self):.2%} or more of"
@@ -194,7 +211,31 @@ def _release_folder(folder: Path) -> str | None:
         return None
 
 
+def _partial(opened: OpenRelease, report: Report) -> Manifest:
+    """The manifest, cut down to the files that patterns of a fetch have chosen, when there were some."""
+    file = opened.file(PARTIAL_NAME)
+    if not file.is_file():
+        return opened.manifest
+    partial = read_document(file, Partial)
+    if partial.manifest_id != opened.release.manifest_id:  # of a release that was here before
+        return opened.manifest
+    chosen = set(partial.paths)
+    entries = [entry for entry in opened.manifest.entries if entry.path in chosen]
+    report.left_out += len(opened.manifest.entries) - len(entries)
+    return opened.manifest.model_copy(update={"entries": entries})
+
+
+def _left_behind(folder: Path) -> set[str]:
+    """Files of releases that were in this folder before, as fetch has noted them."""
+    file = folder / INSIDE / LEFTOVERS_NAME
+    try:
+        return {entry.path for entry in read_document(file, Leftovers).entries} if file.is_file() else set()
+    except IntegrityError:
+        return set()
+
+
 def _verify_manifest(file: Path, report: Report, workers: int) -> None:
+    opened = None
     if file.with_name(RELEASE_NAME).is_file():
         top = file.parent.parent.parent if file.parent.parts[-2:] == tuple(INSIDE.split("/")) else file.parent
         try:
@@ -202,7 +243,7 @@ def _verify_manifest(file: Path, report: Report, workers: int) -> None:
         except HeadwaterError as error:
             report.problems.append(error.message)
             return
-        manifest, folder, allowed = opened.manifest, opened.data, frozenset[str]()
+        manifest, folder, allowed = _partial(opened, report), opened.data, frozenset[str]()
         if manifest.entries and not folder.is_dir():
             raise MissingInput(
                 f"{folder}: the release has none of its files here (published with --data none?)",
@@ -213,6 +254,7 @@ def _verify_manifest(file: Path, report: Report, workers: int) -> None:
         if not isinstance(found, Manifest):
             return
         manifest, folder, allowed = found, file.parent, frozenset({MANIFEST_NAME, RECORD_NAME})
+    manifest_id = opened.release.manifest_id if opened else manifest.id
     beside = folder / RECORD_NAME
     if manifest.step_id and beside.is_file():
         step = _read(beside, Step, report)
@@ -224,7 +266,7 @@ def _verify_manifest(file: Path, report: Report, workers: int) -> None:
     if sorted(set(paths), key=str.encode) != paths:
         report.problems.append(f"{file}: its entries are not sorted by path, or one occurs twice")
     _verify_entries(folder, manifest.entries, report, allowed, workers)
-    report.records.append({"kind": "manifest", "id": manifest.id, "path": str(file)})
+    report.records.append({"kind": "manifest", "id": manifest_id, "path": str(file)})
 
 
 def _verify_entries(
@@ -259,7 +301,10 @@ def _verify_entries(
         f"{folder / path}: missing" for path in sorted(skipped) if not (folder / path).is_file()
     ]
     report.problems += [f"{folder / path}: {what}" for path, whats in found.why.items() for what in whats]
-    report.problems += [f"{folder / path}: not named by the record" for path in found.added]
+    older = _left_behind(folder) if found.added else set()
+    for path in found.added:
+        why = " (of an older release: fetch --prune removes it)" if path in older else ""
+        report.problems.append(f"{folder / path}: not named by the record{why}")
     report.files += len(chosen)
     report.of_files += len(safe)
     report.size_bytes += sum(entry.size_bytes for entry in chosen)

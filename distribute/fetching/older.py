@@ -17,17 +17,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from distribute.fetching.pieces import right_file
-from distribute.fetching.record import Leftovers, Partial
 from distribute.fetching.target import PRIVATE, Target
 from distribute.transports._base import Wanted
 from headwater.console import say
 from headwater.errors import HeadwaterError
 from headwater.files import write_json
 from headwater.manifest import FileEntry, Manifest
-from headwater.release import INSIDE, MANIFEST_NAME, parse_manifest, read_document, read_limited
+from headwater.release import (
+    INSIDE,
+    LEFTOVERS_NAME,
+    MANIFEST_NAME,
+    PARTIAL_NAME,
+    Leftovers,
+    Partial,
+    parse_manifest,
+    read_document,
+    read_limited,
+)
 
-PARTIAL_NAME = "partial.json"
-LEFTOVERS_NAME = "leftovers.json"
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")  # they would act on the terminal
 
 

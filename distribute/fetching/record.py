@@ -13,7 +13,7 @@ from distribute.fetching.options import FetchOptions
 from distribute.fetching.plan import Plan
 from headwater.energy import Meter
 from headwater.files import write_json
-from headwater.manifest import Count, Counts, FileEntry, Hex64, InputRef, Record, Step, describe_file
+from headwater.manifest import Count, Counts, Hex64, InputRef, Record, Step, describe_file
 from headwater.release import MANIFEST_NAME
 from headwater.steps import Plan as StepPlan
 from headwater.steps import RunOptions, make_record
@@ -49,21 +49,6 @@ class SourceLedger(Record):
     errors: dict[str, Count] = Field(description="how many, by kind")
     lies: list[dict[str, Any]]
     peers: dict[str, Count] = Field(description="bytes of each peer and web seed of a swarm")
-
-
-class Partial(Record):
-    """`partial/1`: which files of its manifest a folder holds, because patterns have left out the others."""
-
-    format: Literal["partial/1"] = "partial/1"
-    manifest_id: Hex64
-    paths: list[str] = Field(description="that were fetched so far, sorted by their bytes")
-
-
-class Leftovers(Record):
-    """`leftovers/1`: files of older releases that still lie in a folder whose release does not have them."""
-
-    format: Literal["leftovers/1"] = "leftovers/1"
-    entries: list[FileEntry] = Field(description="as their manifests had them, sorted by path")
 
 
 class FetchLedger(Record):

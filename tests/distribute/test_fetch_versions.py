@@ -13,9 +13,9 @@ from click.testing import CliRunner
 
 from distribute.commands_fetch import fetch as command
 from distribute.fetch import FetchOptions, fetch
-from distribute.fetching.record import FetchLedger, Leftovers, Partial
+from distribute.fetching.record import FetchLedger
 from headwater.errors import MissingInput
-from headwater.release import read_document
+from headwater.release import Leftovers, Partial, read_document
 from headwater.steps import RunOptions
 from tests.distribute.loopback import Mirror
 from tests.distribute.release_kit import MIB, build_release, same, sample_files

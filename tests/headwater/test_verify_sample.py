@@ -148,3 +148,46 @@ def test_the_command(tmp_path: Path, cli: Cli) -> None:
     assert done.returncode == 0 and json.loads(done.stdout)["files"] == 2
     assert "would check" in cli("verify", "m", "--dry-run").stdout
     assert cli("verify", "m", "--sample", "2").returncode == 2
+
+
+def fetched(tmp_path: Path) -> tuple[Path, Path]:
+    """A folder laid out as fetch leaves it, and where its documents are."""
+    make_release(some_tree(tmp_path / "d"), tmp_path / "rel", data="copy")
+    data = tmp_path / "f"
+    os.rename(tmp_path / "rel" / "d", data)
+    (data / ".headwater").mkdir()
+    (tmp_path / "rel" / "step.json").unlink()
+    os.rename(tmp_path / "rel", data / ".headwater" / "release")
+    return data, data / ".headwater" / "release"
+
+
+def test_a_partial_fetch_is_checked_for_what_was_chosen(tmp_path: Path) -> None:
+    data, meta = fetched(tmp_path)
+    for path in data.rglob("*.bin"):
+        path.unlink()
+    with pytest.raises(IntegrityError, match=r"z\.bin: missing"):
+        verify_path(data).as_result()
+    manifest_id = json.loads((meta / "release.json").read_bytes())["manifest_id"]
+    partial = {"format": "partial/1", "manifest_id": manifest_id, "paths": ["a.txt", "empty"]}
+    (meta / "partial.json").write_text(json.dumps(partial))
+    result = verify_path(data).as_result()
+    assert (result["files"], result["left_out_files"]) == (2, 4) and "were left out" in result["text"]
+    (data / "a.txt").write_bytes(b"hallo\n")
+    with pytest.raises(IntegrityError, match=r"a\.txt: sha256"):
+        verify_path(data).as_result()
+    (meta / "partial.json").write_text(json.dumps(partial | {"manifest_id": "0" * 64}))  # of another release
+    with pytest.raises(IntegrityError, match=r"z\.bin: missing"):
+        verify_path(data).as_result()
+
+
+def test_files_of_an_older_release_are_told_apart(tmp_path: Path) -> None:
+    data, meta = fetched(tmp_path)
+    (data / "old.txt").write_bytes(b"old\n")
+    (data / "mine.txt").write_bytes(b"mine\n")
+    [entry] = [entry for entry in describe_folder(data) if entry.path == "old.txt"]
+    document = {"format": "leftovers/1", "entries": [entry.model_dump(mode="json")]}
+    (meta / "leftovers.json").write_text(json.dumps(document))
+    with pytest.raises(
+        IntegrityError, match=r"(?s)mine\.txt: not named by the record\n.*old\.txt: not named.*--prune"
+    ):
+        verify_path(data).as_result()
