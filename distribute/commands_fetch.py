@@ -70,7 +70,13 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
     metavar="SECONDS",
     help="Silence of all that ends it.",
 )
-@click.option("--connections", type=int, default=4, show_default=True, help="To each source.")
+@click.option(
+    "--connections",
+    type=int,
+    default=16,
+    show_default=True,
+    help="To each source, at most; more than 4 only while small files wait for a far one.",
+)
 @common
 def fetch(settings: Settings, *, locations: tuple[str, ...], output: Path, **values: Any) -> dict[str, Any]:
     """Bring a release from all LOCATIONs at once, check every byte, and say who gave what.

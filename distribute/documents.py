@@ -17,6 +17,7 @@ from headwater.manifest import FileEntry, Manifest
 from headwater.release import (
     LOCATIONS_NAME,
     MANIFEST_NAME,
+    METALINK_NAME,
     NODES_NAME,
     RELEASE_NAME,
     Location,
@@ -26,7 +27,6 @@ from headwater.release import (
     write_canonical,
 )
 
-METALINK_NAME = "release.meta4"
 EMPTY_FOLDERS = "empty_folders"  # extension of the manifest: part of the CIDs, so a fetch makes them again
 
 

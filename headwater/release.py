@@ -32,6 +32,7 @@ LATEST_NAME = "latest.json"
 PARTIAL_NAME = "partial.json"
 LEFTOVERS_NAME = "leftovers.json"
 NODES_NAME = "nodes.car"
+METALINK_NAME = "release.meta4"
 INSIDE = ".headwater/release"  # where a fetched folder keeps them
 LIMIT_BYTES = 256 << 20  # of one document; a manifest takes about 400 bytes a file
 
@@ -144,6 +145,16 @@ class OpenRelease:
     def file(self, name: str) -> Path:
         """Path of one of the documents."""
         return self.meta / name
+
+
+def public_documents(release: OpenRelease) -> list[str]:
+    """Names of the documents that others get, as far as they are there; the manifest last, for it says that the rest is there.
+
+    step.json is not among them: it tells of this machine.
+    """
+    torrents = sorted(torrent.file for torrent in release.release.torrents.values())
+    names = (LOCATIONS_NAME, LATEST_NAME, NODES_NAME, METALINK_NAME, *torrents, RELEASE_NAME, MANIFEST_NAME)
+    return [name for name in names if release.file(name).is_file()]
 
 
 def open_release(path: Path) -> OpenRelease:

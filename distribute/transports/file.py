@@ -13,7 +13,8 @@ from pathlib import Path
 from distribute.transports._base import Context, NotThere, Published, Source, SourceError, Wanted, WrongBytes
 from headwater.errors import HeadwaterError, MissingInput, UsageError
 from headwater.files import FOLDER_MODE, atomic_file, named_io
-from headwater.manifest import safe_relative
+from headwater.hashing import digest_file
+from headwater.manifest import FileEntry, safe_relative
 from headwater.release import (
     INSIDE,
     MANIFEST_NAME,
@@ -21,6 +22,7 @@ from headwater.release import (
     Location,
     OpenRelease,
     Release,
+    public_documents,
     read_document,
     read_limited,
 )
@@ -97,21 +99,27 @@ def publish(release: OpenRelease, target: str, context: Context, *, dry_run: boo
     sent, copied = 0, 0
     for entry in release.manifest.entries:
         there = folder / release.release.name / safe_relative(entry.path)
-        if there.is_file() and there.stat().st_size == entry.size_bytes:
+        if _has(there, entry):
             continue
         sent, copied = sent + entry.size_bytes, copied + 1
         if not dry_run:
             with named_io(there):
                 there.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
             _copy(release.data / entry.path, there)
-    names = sorted(p.name for p in release.meta.iterdir() if p.is_file() and not p.name.startswith("."))
-    names.sort(key=lambda name: name == MANIFEST_NAME)  # the manifest last: it says that the rest is there
+    names = public_documents(release)
     for name in names:
         sent += (release.meta / name).stat().st_size
         if not dry_run:
             _copy(release.meta / name, folder / name)
     actions = [f"copy {copied:,} files and {len(names)} documents, {sent:,} bytes, to {folder}"]
     return Published(Location(kind="file", url=str(folder)), sent, copied, actions, actions[0])
+
+
+def _has(path: Path, entry: FileEntry) -> bool:
+    """Whether the file is there already, by size and digest."""
+    if not path.is_file() or path.stat().st_size != entry.size_bytes:
+        return False
+    return digest_file(path, ("sha256",)).sha256 == entry.sha256
 
 
 def _copy(source: Path, target: Path) -> None:

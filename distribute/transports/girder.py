@@ -46,6 +46,7 @@ from headwater.release import (
     OpenRelease,
     Release,
     parse_document,
+    public_documents,
     read_document,
     write_canonical,
 )
@@ -319,12 +320,8 @@ def _documents(release: OpenRelease, location: Location | None, work: Path | Non
     locations.json goes as it will be when `location` is noted in it, so that the copy there names itself too; it is written
     into `work` (None: nothing is sent, only compared).
     """
-    with named_io(release.meta):
-        paths = [p for p in sorted(release.meta.iterdir()) if p.is_file() and not p.is_symlink()]
     found = []
-    for path in sorted(paths, key=lambda p: (p.name == MANIFEST_NAME, p.name == RELEASE_NAME, p.name)):
-        if path.name.startswith("."):
-            continue
+    for path in map(release.file, public_documents(release)):
         digests = {"manifest_id": release.release.manifest_id}
         if path.name == LOCATIONS_NAME and location is not None:
             known = read_document(path, Locations)

@@ -28,7 +28,7 @@ from headwater.release import (
 )
 
 SCHEMES = ("http", "https")
-CONNECTIONS = 4  # to one server
+CONNECTIONS = 66  # to one server, at most: all that a fetch may ask for (64), and documents
 
 
 class HttpSource(Source):
@@ -41,7 +41,7 @@ class HttpSource(Source):
         path = parts.path.removesuffix(MANIFEST_NAME).rstrip("/")
         self._parts = parts._replace(path=path, fragment="")
         self.label = redact(urlunsplit(self._parts))
-        self.web = Web(context, connections=CONNECTIONS + 2)
+        self.web = Web(context, connections=CONNECTIONS)
         self.ranges = True  # until it answers a range with a whole file
         self._lock = threading.Lock()
         self._inside: bool | None = None  # documents below .headwater/release/

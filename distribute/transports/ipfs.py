@@ -40,7 +40,8 @@ from headwater.manifest import safe_relative
 from headwater.release import MANIFEST_NAME, OpenRelease
 
 SCHEMES = ("ipfs://", "ipns://", "bafy", "bafk", "Qm")
-THREADS = 8  # requests at once, over all reads of one source
+THREADS = 8  # blocks asked for ahead at once, over all reads of one source
+CONNECTIONS = 64 + THREADS  # to one gateway, at most: all that a fetch may ask for, and these
 CAR_FROM_BYTES = 4 << 20  # ranges of this length come as one stream, shorter ones block by block
 CAR_SPARE_BYTES = 16 << 20  # what a stream may bring beyond the range that was asked for
 ENTRIES = 2_000_000  # files and folders below one CID, when there is no manifest that names them
@@ -194,7 +195,9 @@ class _Folders:
 
 def open_providers(context: Context) -> list[Provider]:
     """Gateways in their order, then the node. Raises UsageError for an address that is none."""
-    found: list[Provider] = [Gateway(address, context, connections=THREADS) for address in context.gateways]
+    found: list[Provider] = [
+        Gateway(address, context, connections=CONNECTIONS) for address in context.gateways
+    ]
     if context.ipfs_api:
         from distribute.transports._kubo import Kubo
 

@@ -12,6 +12,7 @@ import errno
 import os
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,8 +31,9 @@ from distribute.transports._base import (
     WrongBytes,
 )
 from distribute.transports._redact import redact
+from headwater.console import track
 from headwater.errors import HeadwaterError, IntegrityError, MissingExtra, UsageError
-from headwater.manifest import safe_relative
+from headwater.manifest import FileEntry, safe_relative
 from headwater.release import (
     MANIFEST_NAME,
     RELEASE_NAME,
@@ -39,10 +41,12 @@ from headwater.release import (
     OpenRelease,
     Release,
     parse_document,
+    public_documents,
 )
 
 SCHEMES = ("s3",)
 PART_BYTES = 8 << 20  # of one request
+SENDERS = 8  # objects that are sent at the same time
 
 
 def _filesystem(scheme: str, limits: Limits) -> Any:
@@ -184,35 +188,57 @@ def open_source(location: str, context: Context) -> S3Source:
 def publish(release: OpenRelease, target: str, context: Context, *, dry_run: bool) -> Published:
     """Upload RELEASE below `target`; objects of the right size that carry our sha256 are not sent again. The manifest goes last.
 
-    Objects carry `sha256` as metadata, so that another run knows what is there without reading it. Raises SourceError.
+    Objects carry `sha256` as metadata, so that another run knows what is there without reading it. One listing tells what may be
+    there; SENDERS objects go at the same time. Raises SourceError.
     """
     scheme, base = _split(target)
     label = f"{scheme}://{base}"
-    fs: Any = None if dry_run else _filesystem(scheme, context.limits)
-    sent = files = 0
-    for entry in release.manifest.entries:
-        key = f"{base}/{release.release.name}/{entry.path}"
+    fs: Any = _filesystem(scheme, context.limits)
+    top = f"{base}/{release.release.name}"
+    sizes = _sizes(fs, top, label)
+
+    def put(entry: FileEntry) -> int:
+        """Bytes sent, or that would be; -1 for an object that is there."""
+        key = f"{top}/{entry.path}"
         with _wrapped(f"{label}/{entry.path}"):
-            if fs is not None:
-                if _has(fs, key, entry.size_bytes, entry.sha256):
-                    continue
+            if sizes.get(key) == entry.size_bytes and _marked(fs, key, entry.sha256):
+                return -1
+            if not dry_run:
                 more = {"Metadata": {"sha256": entry.sha256}} if scheme == "s3" else {}
                 fs.put_file(str(release.data / entry.path), key, **more)
-        sent, files = sent + entry.size_bytes, files + 1
-    names = [p.name for p in release.meta.iterdir() if p.is_file() and not p.name.startswith(".")]
-    for name in sorted(names, key=lambda n: (n == MANIFEST_NAME, n)):
-        sent += (release.meta / name).stat().st_size
-        if fs is not None:
+        return entry.size_bytes
+
+    entries = release.manifest.entries
+    with track("send", total=len(entries), unit="files") as bar, ThreadPoolExecutor(SENDERS) as pool:
+        counts = []
+        try:
+            for count in pool.map(put, entries):
+                counts.append(count)
+                bar.add()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    new = [count for count in counts if count >= 0]
+    sent = sum(new)
+    names = public_documents(release)
+    for name in names:
+        sent += release.file(name).stat().st_size
+        if not dry_run:
             with _wrapped(f"{label}/{name}"):
-                fs.pipe_file(f"{base}/{name}", (release.meta / name).read_bytes())
-    actions = [f"put {files:,} objects and {len(names)} documents, {sent:,} bytes, to {label}"]
-    return Published(Location(kind="s3", url=f"{label}/"), sent, files, actions, actions[0])
+                fs.pipe_file(f"{base}/{name}", release.file(name).read_bytes())
+    actions = [f"put {len(new):,} objects and {len(names)} documents, {sent:,} bytes, to {label}"]
+    return Published(Location(kind="s3", url=f"{label}/"), sent, len(new), actions, actions[0])
 
 
-def _has(fs: Any, key: str, size: int, sha256: str) -> bool:
+def _sizes(fs: Any, top: str, label: str) -> dict[str, int]:
+    """Size of every object below `top`."""
     try:
-        if int(fs.info(key)["size"]) != size:
-            return False
-        return bool(fs.metadata(key).get("sha256") == sha256) if hasattr(fs, "metadata") else False
-    except FileNotFoundError:
-        return False
+        with _wrapped(label):
+            return {key: int(info["size"]) for key, info in fs.find(top, detail=True).items()}
+    except NotThere:
+        return {}
+
+
+def _marked(fs: Any, key: str, sha256: str) -> bool:
+    """Whether the object carries the digest as metadata; other stores than S3 have none, so it is sent again."""
+    return bool(fs.metadata(key).get("sha256") == sha256) if hasattr(fs, "metadata") else False
