@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from distribute.fetching.blocked import Blocked, clear, find_blocked, listed, refuse
 from distribute.fetching.documents import collect, piece_hashes, write_documents
 from distribute.fetching.engine import Outcome, run_engine
 from distribute.fetching.older import (
@@ -27,6 +28,7 @@ from distribute.fetching.older import (
     write_leftovers,
 )
 from distribute.fetching.options import FetchOptions
+from distribute.fetching.paths import empty_folders
 from distribute.fetching.plan import Plan, check_output, check_space, choose, make_plan
 from distribute.fetching.record import files_text, summary, write_ledger, write_step
 from distribute.fetching.resolve import Resolved, resolve
@@ -39,13 +41,12 @@ from headwater.energy import Meter
 from headwater.errors import HeadwaterError, IntegrityError, MissingInput
 from headwater.executor import default_workers
 from headwater.files import FOLDER_MODE, locked, named_io, write_json
-from headwater.manifest import Manifest, canonical, describe_file, safe_relative
+from headwater.manifest import Manifest, canonical, describe_file
 from headwater.release import INSIDE, MANIFEST_NAME, PARTIAL_NAME, RELEASE_NAME, OpenRelease, Release
 from headwater.steps import RunOptions
 
 MORE = "add another location: the same line fetches only what is missing"
 SHOWN = 20  # files of a list in a message
-EMPTY_FOLDERS = "empty_folders"  # extension of a manifest: part of its CIDs
 
 __all__ = ["FetchOptions", "fetch"]
 
@@ -101,7 +102,7 @@ def fetch(
                 )
             meta = target.meta()
             gone = _finish(found, release, filled, target, meta, older, options)
-        outcome, plan = filled
+        outcome, plan, _ = filled
         manifest_id = found.manifest_id
         assert manifest_id is not None
         result = _result(found, plan, outcome, output, gone)
@@ -122,17 +123,28 @@ def _fill(
     shelves: Shelves,
     *,
     ours: bool,
-) -> tuple[Outcome, Plan]:
-    """Plan and fetch. Raises when a file could not be had; what was fetched stays for the next run."""
+) -> tuple[Outcome, Plan, list[str]]:
+    """Plan and fetch; also the files that were removed for it. Raises when one could not be had; what was fetched stays."""
     store = Store(target)
     workers = options.workers or default_workers()
-    plan = make_plan(found.wanted, chosen, piece_hashes(found), target, store, ours=ours, workers=workers)
+    blocked, leaving = _in_the_way(found, chosen, target, older, options)
+    plan = make_plan(
+        found.wanted,
+        chosen,
+        piece_hashes(found),
+        target,
+        store,
+        ours=ours,
+        workers=workers,
+        blocked=blocked.paths,
+    )
     ready = []
     if options.prune:
         gone = find_gone(older, found.wanted, target)
         ready = shelves.link(plan, store, frozenset(entry.path for entry in gone))
     check_space(plan, target.root)
     ready += shelves.copy(plan, store, workers)
+    clear(blocked, leaving, target)
     place(ready, plan, store)
     updated = {wanted.path for wanted in chosen if older.changed(wanted)}
     for path in [path for path in plan.replaced if path not in updated][:10]:
@@ -141,26 +153,37 @@ def _fill(
     if outcome.unfinished or outcome.lost:
         write_ledger(target.meta(), _result(found, plan, outcome, target.root))
         raise _failure(outcome, plan, target.root, options)
-    return outcome, plan
+    return outcome, plan, leaving
+
+
+def _in_the_way(
+    found: Resolved, chosen: list[Wanted], target: Target, older: Older, options: FetchOptions
+) -> tuple[Blocked, list[str]]:
+    """What an older release has where this one has something of another kind, and the files that go for it."""
+    whole = found.manifest is not None and len(chosen) == len(found.wanted)  # else they are not made
+    folders = empty_folders(found.manifest, MANIFEST_NAME) if whole and found.manifest is not None else []
+    blocked = find_blocked(older, chosen, folders, target)
+    if blocked and not options.prune:
+        refuse(blocked, target)
+    return blocked, listed(blocked, older, target)
 
 
 def _finish(
     found: Resolved,
     release: Release | None,
-    filled: tuple[Outcome, Plan],
+    filled: tuple[Outcome, Plan, list[str]],
     target: Target,
     meta: Path,
     older: Older,
     options: FetchOptions,
 ) -> Gone:
     """Everything is in place: documents, empty folders, no partial files, all of it on the disk; only then files are pruned."""
-    plan = filled[1]
+    plan, cleared = filled[1:]
     if found.manifest is None:
         release = _own_manifest(found, plan, target)
     assert found.manifest is not None and release is not None
     found.documents[RELEASE_NAME] = found.documents.get(RELEASE_NAME) or canonical(release)
-    folders = found.manifest.extensions.get(EMPTY_FOLDERS)
-    empty = [safe_relative(str(path)) for path in folders] if isinstance(folders, list) else []
+    empty = empty_folders(found.manifest, MANIFEST_NAME)  # judged before: nothing is raised here
     partial = partial_of(older, found.manifest, plan.chosen)
     for path in empty if partial is None else ():
         target.make_folder(path)
@@ -177,6 +200,7 @@ def _finish(
         return Gone(there=[entry.path for entry in gone])
     done = prune(target, gone, empty)
     write_leftovers(meta, [])  # what is left was edited: it is its user's now
+    done.pruned = sorted([*done.pruned, *cleared], key=str.encode)
     return done
 
 
@@ -265,10 +289,18 @@ def _dry_run(
         there = Target(output, writable=False) if output.is_dir() else None
         try:
             workers = options.workers or default_workers()
-            plan = make_plan(
-                found.wanted, chosen, piece_hashes(found), there, None, ours=ours, workers=workers
-            )
             older = read_older(output, found.raw, found.manifest)
+            blocked = _in_the_way(found, chosen, there, older, options)[0] if there else Blocked()
+            plan = make_plan(
+                found.wanted,
+                chosen,
+                piece_hashes(found),
+                there,
+                None,
+                ours=ours,
+                workers=workers,
+                blocked=blocked.paths,
+            )
             with Shelves(there, older, reusable) as shelves:
                 here = shelves.offers(plan)
             gone = [entry.path for entry in find_gone(older, found.wanted, there)] if there else []

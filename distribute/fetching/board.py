@@ -16,6 +16,7 @@ from collections.abc import Iterable
 
 from distribute.fetching.jobs import RUN_BYTES, Feed, Job, Run
 from distribute.fetching.verdicts import Verdicts
+from distribute.fetching.width import FIRST, SMALL_FILE_BYTES
 from distribute.transports._base import (
     NotThere,
     Refused,
@@ -60,13 +61,14 @@ class Board(Verdicts):
     # what workers call
 
     def take(self, feed: Feed, connection: int = 0) -> Run | None:
-        """The next run for `feed`; waits for one. None: there is nothing left for it to do.
+        """The next run for `feed`; waits for one. None: there is nothing left for it to do, or not for this connection.
 
         `connection`: which one of the feed's asks; the later ones stay idle while the first are fast, since they would only cost
-        CPU time.
+        CPU time, and those that were added for the sake of small files take nothing else.
         """
+        added = connection >= FIRST
         with self.changed:
-            while not self.over and not feed.dropped:
+            while not self.over and not feed.dropped and connection < feed.width.now:
                 now = time.monotonic()
                 pause = feed.down_until - now
                 if connection >= ENOUGH_CONNECTIONS and (
@@ -74,7 +76,7 @@ class Board(Verdicts):
                 ):
                     pause = max(pause, RAMP_SECONDS)
                 if pause <= 0:
-                    run = self._next(feed, now)
+                    run = self._next(feed, now, small=added)
                     if run is not None:
                         run.takers.append(feed)
                         if len(run.takers) == 1:
@@ -111,8 +113,9 @@ class Board(Verdicts):
         requests: int = 0,
         seconds: float = 0,
         run_bytes: int = 0,
+        waited: float | None = None,
     ) -> None:
-        """Count into the ledger."""
+        """Count into the ledger. `waited`: seconds to the first byte, of a small file that came whole."""
         with self.changed:
             row = feed.row
             row.received_bytes += received
@@ -123,6 +126,8 @@ class Board(Verdicts):
             self.progress += used
             if run_bytes >= RATED_BYTES and seconds > 0:
                 feed.rate = (feed.rate or run_bytes / seconds) * 0.7 + run_bytes / seconds * 0.3
+            if waited is not None:
+                feed.width.answered(run_bytes, seconds, waited, time.monotonic(), len(self._open))
             if used:
                 feed.failures = feed.refusals = 0
                 self._last_good = time.monotonic()
@@ -179,6 +184,7 @@ class Board(Verdicts):
             elif isinstance(error, (NotThere, Refused, WrongBytes)) or type(error) is SourceError:
                 self._refuse(job, feed, error)
             else:
+                feed.width.failed(time.monotonic())
                 self._pause(feed, error)
                 if isinstance(error, Failing):
                     self._fail(run, feed, error)
@@ -269,20 +275,22 @@ class Board(Verdicts):
 
     # inside the lock
 
-    def _next(self, feed: Feed, now: float) -> Run | None:
+    def _next(self, feed: Feed, now: float, *, small: bool) -> Run | None:
         for job in self._open:
             if feed in job.refused or not job.left:
                 continue
             run = next((run for run in job.left if feed not in run.refused or self._alone(run, feed)), None)
             if run is None:
                 continue
+            if small and (run.count or job.wanted.size_bytes > SMALL_FILE_BYTES):
+                return None
             job.left.remove(run)
             if not getattr(feed.source, "ranges", True) and run.count:
                 run = self._rest(job, run)
             if not job.left:
                 del self._open[job]
             return run
-        return self._steal(feed, now) or self._double(feed, now)
+        return None if small else self._steal(feed, now) or self._double(feed, now)
 
     def _rest(self, job: Job, run: Run) -> Run:
         """One run of all that is left of a file, for a source that knows no ranges."""

@@ -16,6 +16,7 @@ from distribute.fetching.options import FetchOptions
 from distribute.fetching.plan import Plan
 from distribute.fetching.resolve import Resolved
 from distribute.fetching.store import Store
+from distribute.fetching.width import FIRST
 from distribute.fetching.workers import SwarmWorker, Worker
 from distribute.transports._base import Context, NotThere, Source, SourceError, SwarmSource, WrongBytes
 from headwater.console import say, track
@@ -51,11 +52,12 @@ def run_engine(plan: Plan, found: Resolved, store: Store, context: Context, opti
     board = Board(plan.jobs, feeds, patience_seconds=options.patience_seconds)
     _place_what_is_whole(board, store)
     total = plan.missing_bytes
-    threads = _start(board, feeds, store, context) if not board.over else []
+    crew = _Crew(board, feeds, store, context)
     shown = 0
     try:
         with track("fetch", total=total, unit="bytes") as bar:
             while not board.over:
+                crew.grow()
                 board.no_more.wait(TICK_SECONDS)
                 board.tick()
                 if board.progress != shown:
@@ -67,9 +69,7 @@ def run_engine(plan: Plan, found: Resolved, store: Store, context: Context, opti
     finally:
         board.stop()
         context.stop.set()
-        begun = time.monotonic()
-        for thread, seconds in threads:
-            thread.join(max(begun + seconds - time.monotonic(), 0.01))
+        crew.join()
         store.close_all()
         for feed in feeds:
             feed.source.close()
@@ -99,24 +99,41 @@ def _place_what_is_whole(board: Board, store: Store) -> None:
             board.finish(job)
 
 
-def _start(
-    board: Board, feeds: list[Feed], store: Store, context: Context
-) -> list[tuple[threading.Thread, float]]:
-    """Start the threads; with each, how long its end is waited for."""
-    threads = []
-    for number, feed in enumerate(feeds):
-        workers: list[Worker | SwarmWorker]
+class _Crew:
+    """The threads of all feeds: one for each swarm, as many for a range source as its width says."""
+
+    def __init__(self, board: Board, feeds: list[Feed], store: Store, context: Context) -> None:
+        self._board, self._feeds, self._store, self._context = board, feeds, store, context
+        self._threads: dict[tuple[int, int], threading.Thread] = {}  # by feed and connection
+
+    def grow(self) -> None:
+        """Start those that are lacking; the ones that are too many end by themselves."""
+        for number, feed in enumerate(self._feeds):
+            for connection in range(0 if feed.dropped else feed.width.now):
+                there = self._threads.get((number, connection))
+                # of the first ones each has one life: it ends when there is nothing to do any more
+                if there is None or (connection >= FIRST and not there.is_alive()):
+                    self._start(number, feed, connection)
+
+    def _start(self, number: int, feed: Feed, connection: int) -> None:
+        worker: Worker | SwarmWorker
         if feed.swarm:
-            workers = [SwarmWorker(board, feed, store, swarm_folder(context, feed.source))]
+            folder = swarm_folder(self._context, feed.source)
+            worker = SwarmWorker(self._board, feed, self._store, folder)
         else:
-            workers = [Worker(board, feed, store, n) for n in range(feed.connections)]
-        for index, worker in enumerate(workers):
-            thread = threading.Thread(
-                target=copy_context().run, args=(worker.run,), daemon=True, name=f"fetch-{number}-{index}"
-            )
-            thread.start()
-            threads.append((thread, JOIN_SWARM_SECONDS if feed.swarm else JOIN_SECONDS))
-    return threads
+            worker = Worker(self._board, feed, self._store, connection)
+        name = f"fetch-{number}-{connection}"
+        run = copy_context().run
+        thread = threading.Thread(target=run, args=(worker.run,), daemon=True, name=name)
+        thread.start()
+        self._threads[number, connection] = thread
+
+    def join(self) -> None:
+        """Wait for them, but not for ever."""
+        begun = time.monotonic()
+        for (number, _), thread in self._threads.items():
+            seconds = JOIN_SWARM_SECONDS if self._feeds[number].swarm else JOIN_SECONDS
+            thread.join(max(begun + seconds - time.monotonic(), 0.01))
 
 
 def swarm_folder(context: Context, source: Source) -> Path:

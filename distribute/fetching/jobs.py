@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from distribute.fetching.ledger import Row
 from distribute.fetching.pieces import Pieces
+from distribute.fetching.width import Width
 from distribute.transports._base import Source, SourceError, SwarmSource, Wanted
 
 RUN_BYTES = 8 << 20  # about so much is asked for at once; smaller files are fetched and checked in memory
@@ -18,7 +19,7 @@ class Feed:
 
     source: Source
     row: Row
-    connections: int = 1
+    connections: int = 1  # at most
     down_until: float = 0.0
     rate: float = 0.0  # bytes a second of one connection, lately
     failures: int = 0  # in a row
@@ -26,6 +27,10 @@ class Feed:
     strikes: int = 0
     dropped: str = ""  # why it is not asked any more
     last_error: str = ""
+    width: Width = field(init=False)  # how many of the connections work now
+
+    def __post_init__(self) -> None:
+        self.width = Width(self.connections)
 
     @property
     def swarm(self) -> bool:

@@ -10,12 +10,12 @@ Only a file whose bytes are still those of its old manifest is ever removed: an 
 from __future__ import annotations
 
 import os
-import re
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from distribute.fetching.paths import CONTROL, empty_folders
 from distribute.fetching.pieces import right_file
 from distribute.fetching.target import PRIVATE, Target
 from distribute.transports._base import Wanted
@@ -35,8 +35,6 @@ from headwater.release import (
     read_limited,
 )
 
-CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")  # they would act on the terminal
-
 
 @dataclass(frozen=True)
 class Older:
@@ -45,6 +43,7 @@ class Older:
     manifest_id: str | None = None
     entries: dict[str, FileEntry] = field(default_factory=dict)
     brought: frozenset[str] = frozenset()  # paths of its manifest that a fetch has brought
+    folders: tuple[str, ...] = ()  # its empty ones
 
     def changed(self, wanted: Wanted) -> bool:
         """Whether the older release has other bytes at this path."""
@@ -73,6 +72,7 @@ def read_older(root: Path, raw: bytes | None = None, new: Manifest | None = None
             if new is not None and there == raw
             else parse_manifest(there, None, str(meta / MANIFEST_NAME))
         )
+        folders = tuple(empty_folders(manifest, str(meta / MANIFEST_NAME)))
     except HeadwaterError:
         return Older()
     entries = {entry.path: entry for entry in manifest.entries}
@@ -88,7 +88,7 @@ def read_older(root: Path, raw: bytes | None = None, new: Manifest | None = None
     except HeadwaterError as error:
         say("warning", f"{error.message}; it is left out of account")
     ours = {path: entry for path, entry in entries.items() if path.partition("/")[0].lower() != PRIVATE}
-    return Older(manifest.id, ours, brought & ours.keys())
+    return Older(manifest.id, ours, brought & ours.keys(), folders)
 
 
 def find_gone(older: Older, wanted: Iterable[Wanted], target: Target) -> list[FileEntry]:

@@ -21,7 +21,7 @@ class FetchOptions:
     peers: tuple[str, ...] = ()  # host:port of BitTorrent peers
     stall_seconds: float = 20.0  # silence after which a source pauses and others take over
     patience_seconds: float = 60.0  # how long all sources may be silent before the fetch fails
-    connections: int = 4  # to one source
+    connections: int = 16  # to one source, at most: see `width`
     keys: tuple[
         str, ...
     ] = ()  # public Ed25519 keys: 64 hex digits, or files; the sources' latest.json is then what is trusted

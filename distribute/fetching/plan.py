@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -96,15 +96,18 @@ def make_plan(
     *,
     ours: bool,
     workers: int,
+    blocked: Collection[str] = (),
 ) -> Plan:
     """Check what is in the folder and make jobs of the rest. `ours`: files in it may be replaced.
+
+    `blocked`: paths whose place will be made free before a file is put there.
 
     Raises IntegrityError for links in the way, UsageError for other bytes in the place of ours that may not.
     """
     plan = Plan(chosen, len(files) - len(chosen))
     present: list[Wanted] = []
     for wanted in chosen:
-        if target is not None and target.check_place(wanted.path) is not None:
+        if target is not None and wanted.path not in blocked and target.check_place(wanted.path) is not None:
             present.append(wanted)
     right = _check(present, target, workers) if target is not None else set()
     wrong = {wanted.path for wanted in present} - right

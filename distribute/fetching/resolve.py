@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from distribute.fetching.options import FetchOptions, is_id
-from distribute.fetching.target import PRIVATE
+from distribute.fetching.paths import empty_folders, no_clash, no_private
 from distribute.torrents import TorrentFile
 from distribute.transports._base import Context, Refused, Source, SourceError, Unreachable, Wanted
 from distribute.transports._redact import redact
@@ -198,14 +198,14 @@ def _agree(asked: list[Asked], pin: str | None, raw: bytes | None, options: Fetc
         found.pinned = True
         if pin and raw is None:
             _ask_by_digest(asked, pin)
-    manifest: Manifest | None = parse_manifest(raw, pin, "--manifest") if raw is not None else None
+    manifest: Manifest | None = _read(raw, pin, "--manifest") if raw is not None else None
     first_wrong: IntegrityError | None = None
     chosen: Asked | None = None
     for one in asked:
         if manifest is not None or one.raw is None:
             continue
         try:
-            manifest = parse_manifest(one.raw, pin, one.label)
+            manifest = _read(one.raw, pin, one.label)
             raw, chosen = one.raw, one
         except IntegrityError as error:
             # the pinned bytes themselves are unsafe: no other source can make that good
@@ -215,7 +215,6 @@ def _agree(asked: list[Asked], pin: str | None, raw: bytes | None, options: Fetc
             one.error = error
     found.manifest, found.raw = manifest, raw
     if manifest is not None:
-        _no_private([entry.path for entry in manifest.entries])
         found.wanted = [Wanted.of(entry) for entry in manifest.entries]
         if not found.pinned and chosen is not None:
             say(
@@ -232,6 +231,14 @@ def _agree(asked: list[Asked], pin: str | None, raw: bytes | None, options: Fetc
     ):
         raise _nothing(asked, first_wrong, pin)
     return found
+
+
+def _read(raw: bytes, pin: str | None, label: str) -> Manifest:
+    """A manifest with nothing in it that could lead outside. Raises IntegrityError."""
+    manifest = parse_manifest(raw, pin, label)
+    no_private((entry.path for entry in manifest.entries), label)
+    empty_folders(manifest, label)
+    return manifest
 
 
 def _ask_by_digest(asked: list[Asked], pin: str) -> None:
@@ -298,8 +305,8 @@ def _listed(asked: list[Asked], found: Resolved) -> list[Wanted]:
         if files:
             for file in files:
                 safe_relative(file.path)
-            _no_private([file.path for file in files])
-            _no_clash([file.path for file in files], one.label)
+            no_private([file.path for file in files], one.label)
+            no_clash([file.path for file in files], one.label)
             say(
                 "info",
                 f"{one.label}: no manifest there; its {len(files):,} files are what its address proves",
@@ -307,28 +314,6 @@ def _listed(asked: list[Asked], found: Resolved) -> list[Wanted]:
             found.sources = [one.source]
             return sorted(files, key=lambda file: file.path.encode())
     return []
-
-
-def _no_private(paths: list[str]) -> None:
-    """Nobody but us writes into `.headwater`, in whatever case a file system takes for the same."""
-    for path in paths:
-        if path.partition("/")[0].lower() == PRIVATE:
-            raise IntegrityError(
-                f"unsafe path {path!r} in a manifest: {PRIVATE} is ours", hint="do not use it"
-            )
-
-
-def _no_clash(paths: list[str], label: str) -> None:
-    known = set(paths)
-    if len(known) != len(paths):
-        raise IntegrityError(f"{label}: a file occurs twice in it", hint="do not use it")
-    for path in paths:
-        parts = path.split("/")
-        for upto in range(1, len(parts)):
-            if "/".join(parts[:upto]) in known:
-                raise IntegrityError(
-                    f"{label}: {'/'.join(parts[:upto])!r} is a file and a folder in it", hint="do not use it"
-                )
 
 
 def _sort_out(asked: list[Asked], raw: bytes | None, found: Resolved) -> None:

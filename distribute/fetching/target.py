@@ -152,6 +152,26 @@ class Target:
                 return  # it holds something else
             above = above.rpartition("/")[0]
 
+    def below(self, folder: str) -> Iterator[tuple[str, int]]:
+        """(path, kind as in S_IFMT) of everything in a folder, at any depth; links are named and not followed."""
+        with self._folder(f"{safe_relative(folder)}/x", create=False) as top:
+            for root, folders, files, fd in os.fwalk(".", dir_fd=top, follow_symlinks=False):
+                for name in (*folders, *files):
+                    kind = stat.S_IFMT(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode)
+                    yield os.path.normpath(f"{folder}/{root}/{name}"), kind
+
+    def remove_folders(self, folder: str) -> None:
+        """Remove a folder and those in it, as far as they are empty."""
+        inner = (
+            [path for path, kind in self.below(folder) if kind == stat.S_IFDIR] if self.lstat(folder) else []
+        )
+        for path in [*sorted(inner, reverse=True), folder]:
+            try:
+                with self._folder(path, create=False) as fd:
+                    os.rmdir(path.rpartition("/")[2], dir_fd=fd)
+            except OSError:
+                pass  # it holds something, or is gone
+
     def drop_partial(self, name: str) -> None:
         """Remove a partial file, when it is there."""
         try:

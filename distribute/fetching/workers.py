@@ -17,6 +17,7 @@ from distribute.fetching.board import Board
 from distribute.fetching.jobs import RUN_BYTES, Feed, Job, Run
 from distribute.fetching.pieces import Check, bad_piece, blocks_of, right_bytes, right_file
 from distribute.fetching.store import Store, write_all
+from distribute.fetching.width import SMALL_FILE_BYTES
 from distribute.transports._base import SourceError, SwarmSource, WrongBytes
 from headwater.files import explain_os_error
 
@@ -36,6 +37,7 @@ class Worker:
             while (run := self.board.take(self.feed, self.connection)) is not None:
                 begun, brought = time.monotonic(), 0
                 self._bad: tuple[int | None, int, int] | None = None
+                self._waited: float | None = None
                 try:
                     if run.count:
                         self._pieces(run)
@@ -48,7 +50,10 @@ class Worker:
                     self.board.failed(run, self.feed, error, bad=self._bad)
                 finally:
                     seconds = time.monotonic() - begun
-                    self.board.account(self.feed, requests=1, seconds=seconds, run_bytes=brought)
+                    waited = self._waited if brought else None
+                    self.board.account(
+                        self.feed, requests=1, seconds=seconds, run_bytes=brought, waited=waited
+                    )
                     self.board.settle(run, self.feed)
         except OSError as error:
             self.board.stop(explain_os_error(error, self.store.target.root))
@@ -112,9 +117,13 @@ class Worker:
 
     def _small(self, run: Run) -> None:
         job, wanted = run.job, run.job.wanted
-        blocks, got = [], 0
+        blocks: list[bytes] = []
+        got = 0
+        begun = time.monotonic()
         try:
             for block in self.feed.source.read(wanted, 0, wanted.size_bytes):
+                if not blocks and wanted.size_bytes <= SMALL_FILE_BYTES:
+                    self._waited = time.monotonic() - begun
                 blocks.append(block)
                 got += len(block)
                 if got > wanted.size_bytes:

@@ -104,6 +104,63 @@ def test_a_manifest_that_writes_into_our_own_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "folders",
+    [
+        ["../../evil"],
+        ["fine", "/evil"],
+        [".headwater/partial/evil"],
+        [".HEADWATER"],
+        [""],
+        ["a"],
+        ["a/below"],
+        ["n" * 300],
+        ["/".join(["d"] * 300)],
+        ["bell\x07"],
+        ["fine", 7],
+        [["fine"]],
+        "fine",
+        {"fine": 1},
+        7,
+        None,
+    ],
+)
+def test_empty_folders_that_are_none(tmp_path: Path, folders: object) -> None:
+    """Refused before a single file is asked for, and nothing is left behind."""
+    (tmp_path / "rel").mkdir()
+    pin = build_release(tmp_path / "rel", {"a": b"y", "b/c": b"z"}, extensions={"empty_folders": folders})
+    before = sorted(tmp_path.rglob("*"))
+    with Mirror(tmp_path / "rel") as mirror:
+        for manifest in (None, pin, str(tmp_path / "rel/manifest.json")):
+            with pytest.raises(IntegrityError) as caught:
+                bring(mirror.url, to=tmp_path / "out", manifest=manifest)
+            assert caught.value.exit_code == 13 and "\x07" not in caught.value.message
+        assert not mirror.about("set/a") and not mirror.about("set/b/c")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_too_many_empty_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distribute.fetching.paths.MOST_FOLDERS", 2)
+    for number in (2, 3):
+        folder = tmp_path / f"rel{number}"
+        folder.mkdir()
+        names = [f"d{n}" for n in range(number)]
+        build_release(folder, {"a": b"y"}, extensions={"empty_folders": names})
+    bring(tmp_path / "rel2", to=tmp_path / "out")
+    assert (tmp_path / "out/d1").is_dir()
+    with pytest.raises(IntegrityError, match="at most 2 paths"):
+        bring(tmp_path / "rel3", to=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_source_with_such_a_manifest_does_not_hide_a_right_one(release: Path, tmp_path: Path) -> None:
+    evil = tmp_path / "evil"
+    evil.mkdir()
+    build_release(evil, {"a": b"y"}, extensions={"empty_folders": ["../out"]})
+    result = bring(evil, release, to=tmp_path / "out")
+    assert result["files"] == len(FILES) and str(evil) in result["skipped"][0]["source"]
+
+
+@pytest.mark.parametrize(
     "where", ["small", "small/003.bin", ".headwater", ".headwater/partial", ".headwater/release"]
 )
 def test_links_in_the_target_are_not_followed(release: Path, tmp_path: Path, where: str) -> None:
