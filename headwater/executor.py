@@ -20,7 +20,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
-from headwater.energy import report_worker
+from headwater.energy import own_peak_rss_bytes, report_worker
 from headwater.errors import HeadwaterError, UsageError, nearest
 
 Shard = TypeVar("Shard")
@@ -109,7 +109,7 @@ def _measured(fn: Callable[[Shard], Result], shard: Shard) -> tuple[Result, Usag
     """In a worker: the result, and what this process has used so far (workers are not children that we wait for)."""
     result = fn(shard)
     used = resource.getrusage(resource.RUSAGE_SELF)
-    return result, (os.getpid(), used.ru_utime + used.ru_stime, used.ru_maxrss * 1024)
+    return result, (os.getpid(), used.ru_utime + used.ru_stime, own_peak_rss_bytes())
 
 
 def _report_server() -> None:

@@ -177,8 +177,9 @@ class Board(Verdicts):
         with self.changed:
             job = run.job
             self.settle(run, feed)
-            feed.row.note(error)
-            feed.last_error = error.message
+            if not self.ended:  # what breaks off because we end says nothing about the source
+                feed.row.note(error)
+                feed.last_error = error.message
             if bad is not None:
                 self._lie(run, feed, bad)
             elif isinstance(error, (NotThere, Refused, WrongBytes)) or type(error) is SourceError:

@@ -133,6 +133,14 @@ class Verdicts:
         else:
             where = f" ({job.wanted.size_bytes:,} bytes)"
         why = "every source has wrong bytes" if job.lied else "no source has it"
+        for feed in self.feeds:
+            lie = next(
+                (lie for lie in feed.row.lies if lie["path"] == job.wanted.path and lie["length"]), None
+            )
+            if lie is not None:
+                piece = "" if lie["piece"] is None else f"piece {lie['piece']}, "
+                first, last = lie["offset"], lie["offset"] + lie["length"] - 1
+                why += f"; {feed.row.source}: {piece}bytes {first:,} to {last:,}"
         if job.why is not None and not isinstance(job.why, NotThere):
             why += f" ({job.why.message})"
         job.trouble = f"{job.wanted.path}{where}: {why}"

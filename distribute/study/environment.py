@@ -20,7 +20,7 @@ KERNEL = (
 )
 # what our programs do in a trial; each line can be checked in the code that is named
 SETTINGS = {
-    "client": "headwater fetch in a new process and a fresh folder; --manifest is a file; --connections 4 to each source",
+    "client": "headwater fetch in a new process and a fresh folder; --manifest is a file; 4 to 16 connections to each source",
     "http": "HTTP/1.1 mirror of headwater seed; all seeders are named as locations",
     "bittorrent": "libtorrent, TCP only (uTP off), no DHT, no local discovery, no tracker; a magnet link, with the link's ports as peers; peer exchange is on, and can tell no other addresses",
     "ipfs": "trustless gateway of headwater seed (blocks and CAR over HTTP); no bitswap; a client asks gateways in the order named",

@@ -120,9 +120,9 @@ def _to_send(payload: str, options: StudyOptions, dataset: tuple[int, int]) -> t
 
 
 def _rough_seconds(cell: Cell, files: int, size: int) -> float:
-    """Program start, bytes at the rate of one seeder, processor time, and a round trip for each file on four connections."""
+    """Program start, bytes at the rate of one seeder, processor time, and a round trip for each file on a dozen connections."""
     rate = cell.link.rate_bits_per_second
-    waits = 0 if cell.method == "bittorrent" else files * cell.link.rtt_seconds / 4
+    waits = 0 if cell.method == "bittorrent" else files * cell.link.rtt_seconds / 12
     return min(0.6 + (size * 8 / rate if rate else 0.0) + size / 200e6 + files * 0.0015 + waits, 86_400.0)
 
 

@@ -48,11 +48,12 @@ def test_row_89_an_empty_file(tmp_path: Path) -> None:
 def peak(tmp_path: Path, *arguments: object) -> tuple[int, str]:
     """Largest resident set in bytes, and the output, of one run of the command in a process of its own."""
     script = (
-        "import resource, sys\n"
+        "import sys\n"
         "from headwater.cli import cli\n"
         "from headwater.options import run_command\n"
         "code = run_command(cli, sys.argv[1:])\n"
-        "print(code, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)\n"
+        "from headwater.energy import own_peak_rss_bytes\n"
+        "print(code, own_peak_rss_bytes())\n"
     )
     done = subprocess.run(
         [sys.executable, "-P", "-c", script, *map(str, arguments)],
