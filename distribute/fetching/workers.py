@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import os
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +201,9 @@ class Worker:
             self.board.finish(job)
 
 
+CHECKERS = 2  # threads that check what a swarm has brought
+
+
 class SwarmWorker:
     """A swarm source: whole files from the far end of the board, checked again before they are placed."""
 
@@ -243,13 +247,17 @@ class SwarmWorker:
             more["liar"] = liar
         wanted = [job.wanted for job in jobs.values()]
         found = source.download(wanted, self.folder, note, cancelled=cancelled, **more)
-        for path in found:
-            relative = path.relative_to(self.folder).as_posix()
-            job = jobs.get(relative) or jobs.get(relative.partition("/")[2])
-            if job is not None and not job.done:
-                self._take(job, path)
-            if cancelled():
-                break
+        taken: list[Future[None]] = []
+        with ThreadPoolExecutor(CHECKERS) as pool:  # checked beside the swarm, which goes on meanwhile
+            for path in found:
+                relative = path.relative_to(self.folder).as_posix()
+                job = jobs.get(relative) or jobs.get(relative.partition("/")[2])
+                if job is not None and not job.done:
+                    taken.append(pool.submit(self._take, job, path))
+                if cancelled():
+                    break
+        for one in taken:
+            one.result()
 
     def _take(self, job: Job, path: Path) -> None:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
