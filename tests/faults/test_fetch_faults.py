@@ -5,62 +5,19 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from distribute.fetch import FetchOptions, fetch
 from distribute.transports._base import Unreachable
-from headwater import console
 from headwater.errors import IntegrityError, MissingInput
 from tests.distribute import loopback
 from tests.distribute.loopback import Mirror, flip
 from tests.distribute.release_kit import MIB, PIECE_BYTES, build_release, same, sample_files
+from tests.faults import fetch_kit
+from tests.faults.fetch_kit import FILES, SIZE, Said, bring
 
-FILES = sample_files(big=(12 * MIB + 12_345, 9 * MIB))
-SIZE = sum(map(len, FILES.values()))
-
-
-@pytest.fixture(scope="module")
-def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("release")
-    build_release(folder, FILES)
-    return folder
-
-
-@pytest.fixture
-def mirror(release: Path) -> Iterator[Mirror]:
-    with Mirror(release) as server:
-        yield server
-
-
-@pytest.fixture
-def healthy(release: Path) -> Iterator[Mirror]:
-    with Mirror(release) as server:
-        yield server
-
-
-class Said(console.Silent):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def message(self, level: str, text: str, fields: dict[str, Any]) -> None:
-        self.lines.append(f"{level}: {text}")
-
-
-@pytest.fixture
-def said() -> Iterator[Said]:
-    sink = Said()
-    console.listen(sink)
-    yield sink
-    console.listen(console.Silent())
-
-
-def bring(*locations: object, to: Path, **options: Any) -> dict[str, Any]:
-    values = {"allow_private": True, "stall_seconds": 3.0, "patience_seconds": 4.0} | options
-    return fetch([str(location) for location in locations], to, FetchOptions(**values))
+release, mirror, healthy, said = fetch_kit.release, fetch_kit.mirror, fetch_kit.healthy, fetch_kit.said
 
 
 # wrong bytes

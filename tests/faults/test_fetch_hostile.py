@@ -3,61 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from distribute.fetch import FetchOptions, fetch
-from headwater import console
 from headwater.errors import HeadwaterError, IntegrityError
 from tests.distribute import loopback
 from tests.distribute.loopback import Mirror
-from tests.distribute.release_kit import MIB, build_release, sample_files
+from tests.distribute.release_kit import build_release
+from tests.faults import fetch_kit
+from tests.faults.fetch_kit import FILES, bring
 
-FILES = sample_files(big=(12 * MIB + 12_345, 9 * MIB))
-SIZE = sum(map(len, FILES.values()))
-
-
-@pytest.fixture(scope="module")
-def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("release")
-    build_release(folder, FILES)
-    return folder
-
-
-@pytest.fixture
-def mirror(release: Path) -> Iterator[Mirror]:
-    with Mirror(release) as server:
-        yield server
-
-
-@pytest.fixture
-def healthy(release: Path) -> Iterator[Mirror]:
-    with Mirror(release) as server:
-        yield server
-
-
-class Said(console.Silent):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def message(self, level: str, text: str, fields: dict[str, Any]) -> None:
-        self.lines.append(f"{level}: {text}")
-
-
-@pytest.fixture
-def said() -> Iterator[Said]:
-    sink = Said()
-    console.listen(sink)
-    yield sink
-    console.listen(console.Silent())
-
-
-def bring(*locations: object, to: Path, **options: Any) -> dict[str, Any]:
-    values = {"allow_private": True, "stall_seconds": 3.0, "patience_seconds": 4.0} | options
-    return fetch([str(location) for location in locations], to, FetchOptions(**values))
+release, mirror, healthy, said = fetch_kit.release, fetch_kit.mirror, fetch_kit.healthy, fetch_kit.said
 
 
 # hostile manifests and a hostile target

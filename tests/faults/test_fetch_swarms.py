@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from distribute.fetch import FetchOptions, fetch
 from distribute.fetching import board
 from distribute.fetching import resolve as resolving
 from distribute.transports._base import (
@@ -22,55 +21,15 @@ from distribute.transports._base import (
     WrongBytes,
 )
 from distribute.transports._torrent_session import SeedSession
-from headwater import console
 from headwater.errors import IntegrityError
 from tests.distribute.loopback import Mirror
 from tests.distribute.partners import need_module
-from tests.distribute.release_kit import MIB, build_release, same, sample_files
+from tests.distribute.release_kit import build_release, same
 from tests.distribute.swarm_kit import NAME, PIECE, Liar, make_tree
+from tests.faults import fetch_kit
+from tests.faults.fetch_kit import FILES, SIZE, bring
 
-FILES = sample_files(big=(12 * MIB + 12_345, 9 * MIB))
-SIZE = sum(map(len, FILES.values()))
-
-
-@pytest.fixture(scope="module")
-def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("release")
-    build_release(folder, FILES)
-    return folder
-
-
-@pytest.fixture
-def mirror(release: Path) -> Iterator[Mirror]:
-    with Mirror(release) as server:
-        yield server
-
-
-@pytest.fixture
-def healthy(release: Path) -> Iterator[Mirror]:
-    with Mirror(release) as server:
-        yield server
-
-
-class Said(console.Silent):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def message(self, level: str, text: str, fields: dict[str, Any]) -> None:
-        self.lines.append(f"{level}: {text}")
-
-
-@pytest.fixture
-def said() -> Iterator[Said]:
-    sink = Said()
-    console.listen(sink)
-    yield sink
-    console.listen(console.Silent())
-
-
-def bring(*locations: object, to: Path, **options: Any) -> dict[str, Any]:
-    values = {"allow_private": True, "stall_seconds": 3.0, "patience_seconds": 4.0} | options
-    return fetch([str(location) for location in locations], to, FetchOptions(**values))
+release, mirror, healthy, said = fetch_kit.release, fetch_kit.mirror, fetch_kit.healthy, fetch_kit.said
 
 
 # swarms

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,27 +25,10 @@ from distribute.transports.http import HttpSource
 from headwater.errors import HeadwaterError
 from tests.distribute import loopback
 from tests.distribute.loopback import Mirror
+from tests.faults import web_kit
+from tests.faults.web_kit import DATA, FAST, HASTY, read
 
-DATA = bytes(range(256)) * 1000
-FAST = Limits(connect_seconds=2, stall_seconds=5, attempts=2, backoff_limit_seconds=0.5)
-HASTY = Limits(connect_seconds=1, stall_seconds=0.5, attempts=2, backoff_limit_seconds=0.5)
-
-
-@pytest.fixture
-def mirror(tmp_path: Path) -> Iterator[Mirror]:
-    (tmp_path / "data.bin").write_bytes(DATA)
-    with Mirror(tmp_path) as server:
-        yield server
-
-
-@pytest.fixture
-def web(tmp_path: Path) -> Iterator[Web]:
-    with Web(Context(tmp_path, limits=FAST, allow_private=True)) as client:
-        yield client
-
-
-def read(web: Web, url: str, offset: int = 0, length: int | None = None, **more: object) -> bytes:
-    return b"".join(web.stream(url, offset=offset, length=length, **more))  # type: ignore[arg-type]
+mirror, web = web_kit.mirror, web_kit.web
 
 
 # 72: slow, endless, wrong
