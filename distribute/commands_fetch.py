@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,36 @@ import click
 from headwater.options import Settings, common
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
+_REACH = (
+    click.option(
+        "--gateway", "gateways", multiple=True, metavar="URL", help="Trustless IPFS gateway; repeatable."
+    ),
+    click.option("--ipfs-api", metavar="URL", help="RPC of a Kubo node."),
+    click.option(
+        "--peer", "peers", multiple=True, metavar="HOST:PORT", help="BitTorrent peer to ask; repeatable."
+    ),
+    click.option("--allow-private", is_flag=True, help="Connect to loopback and private addresses."),
+    click.option(
+        "--local",
+        is_flag=True,
+        help="BitTorrent without DHT and trackers elsewhere; implies --allow-private.",
+    ),
+    click.option(
+        "--stall",
+        type=float,
+        default=20.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="Silence after which a source is passed over.",
+    ),
+)
+
+
+def reach(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of every command that asks other machines: whom, and how long."""
+    for option in reversed(_REACH):
+        function = option(function)
+    return function
 
 
 @click.command()
@@ -43,25 +74,7 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 )
 @click.option("--dataset", help="Name of the dataset that latest.json must be about.")
 @click.option("--allow-expired", is_flag=True, help="Accept a latest.json past its date.")
-@click.option(
-    "--gateway", "gateways", multiple=True, metavar="URL", help="Trustless IPFS gateway; repeatable."
-)
-@click.option("--ipfs-api", metavar="URL", help="RPC of a Kubo node.")
-@click.option(
-    "--peer", "peers", multiple=True, metavar="HOST:PORT", help="BitTorrent peer to ask; repeatable."
-)
-@click.option("--allow-private", is_flag=True, help="Connect to loopback and private addresses.")
-@click.option(
-    "--local", is_flag=True, help="BitTorrent without DHT and trackers elsewhere; implies --allow-private."
-)
-@click.option(
-    "--stall",
-    type=float,
-    default=20.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="Silence that makes others take over.",
-)
+@reach
 @click.option(
     "--patience",
     type=float,
@@ -126,25 +139,7 @@ def fetch(settings: Settings, *, locations: tuple[str, ...], output: Path, **val
 @click.option(
     "--pieces", type=int, default=5, show_default=True, help="Sampled pieces that each location must give."
 )
-@click.option(
-    "--gateway", "gateways", multiple=True, metavar="URL", help="Trustless IPFS gateway to ask; repeatable."
-)
-@click.option("--ipfs-api", metavar="URL", help="RPC of a Kubo node.")
-@click.option(
-    "--peer", "peers", multiple=True, metavar="HOST:PORT", help="BitTorrent peer to ask; repeatable."
-)
-@click.option("--allow-private", is_flag=True, help="Connect to loopback and private addresses.")
-@click.option(
-    "--local", is_flag=True, help="BitTorrent without DHT and trackers elsewhere; implies --allow-private."
-)
-@click.option(
-    "--stall",
-    type=float,
-    default=20.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="Silence that counts as dead.",
-)
+@reach
 @common
 def mirror(settings: Settings, *, release: Path, locations: tuple[str, ...], **values: Any) -> dict[str, Any]:
     """Ask each location of RELEASE (default: those of its locations.json) whether it is alive and right.
