@@ -54,6 +54,7 @@ COMMANDS: dict[str, Entry] = {
         "curate.commands_report:report", "One HTML page about an output and the steps behind it.", "curate"
     ),
     "demo": Entry("curate.commands_demo:demo", "The whole path on a small pool, without a network.", "all"),
+    "train": Entry("train.commands:train", "Train the model of a recipe on shards.", "train"),
     "publish": Entry(
         "distribute.commands:publish", "Make a release: one manifest, torrents, CIDs, mirrors.", "distribute"
     ),

@@ -2,10 +2,15 @@
 
 Processor: the RAPL counters of the machine where this process may read them (measured); otherwise the processor's rated power from
 codecarbon's table, times the CPU seconds used, over the number of cores (modelled: the model of codecarbon's process mode, but
-over the exact CPU time instead of samples). Memory: codecarbon's power per installed memory (assumed). NVIDIA GPUs: their own
-energy counter (measured). Without the extra `energy`, or with `HEADWATER_METER=none`, the joules are null.
-Looking the rated power up takes codecarbon about two seconds, so it is done once and kept in the user's cache folder.
-A modelled figure is never added to a measured one.
+over the exact CPU time instead of samples). Memory: its RAPL counter where there is one (measured), otherwise codecarbon's power per
+installed memory (assumed). A counter of the whole platform is used only where no package and no GPU is there to be counted twice.
+NVIDIA GPUs: their own energy counter, or their power looked at every second (measured). Without the extra `energy`, or with
+`HEADWATER_METER=none`, the joules are null. Looking the rated power up takes codecarbon about two seconds, so it is done once and
+kept in the user's cache folder.
+
+A modelled figure is never added to a measured one. Durations are of a clock that nobody sets and that stands still while the
+machine sleeps; `started_at` and `finished_at` are what the wall clock said, also when it was set back in between. Counters that
+slept with the machine are not believed.
 """
 
 from __future__ import annotations
@@ -17,19 +22,28 @@ import logging
 import os
 import platform
 import resource
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from headwater._nvml import POLL_SECONDS, Gpu, open_gpus
+from headwater._rapl import RAPL_ROOT as RAPL_ROOT
+from headwater._rapl import Counters, read_dram, read_psys
+from headwater._rapl import rapl_joules as rapl_joules
+from headwater._rapl import read_rapl as read_rapl
+from headwater.carbon import JOULES_PER_KWH as JOULES_PER_KWH
+from headwater.carbon import emissions_kg
+from headwater.console import say
 from headwater.errors import HeadwaterError
 from headwater.files import write_json
 from headwater.manifest import Energy, EnergyComponent
 
-JOULES_PER_KWH = 3.6e6
-RAPL_ROOT = Path("/sys/class/powercap")
-
+ASLEEP_SECONDS = 0.5  # two clocks that differ by more have seen the machine sleep
+STUCK_SECONDS = 10.0  # a sensor that answers no sooner is given up
+POLLED = f", nvml power every {POLL_SECONDS:g} s"
 
 _begun: list[float] = []  # wall clock and CPU seconds where the next step's account starts, in a command
 
@@ -104,8 +118,10 @@ class Meter:
         self._stage = stage
         self._carbon_g_per_kwh = carbon_g_per_kwh
         self._pue = pue
-        self._counters: dict[Path, int] = {}
-        self._gpus: list[tuple[int, Any, int]] = []
+        self._forget_sensors()
+        self._watch: threading.Thread | None = None
+        self._sensed = 0.0
+        self._over = threading.Event()
         self._components: list[EnergyComponent] = []
         self._provider = "cpu-time"
 
@@ -113,9 +129,13 @@ class Meter:
         self._started_at = utc_now()
         self._clock = _begun[0] if _begun else time.monotonic()
         self._cpu = _begun[1] if _begun else cpu_seconds()
+        self._asleep = asleep_seconds()
+        self._sensed_from = time.monotonic()
         if _wanted():
-            self._counters = read_rapl()
-            self._start_gpus()
+            try:
+                self._start_sensors()
+            except Exception:  # a meter must never end the work: no thread, for example
+                self._forget_sensors()
         return self
 
     def __exit__(
@@ -128,25 +148,23 @@ class Meter:
             _begun[:] = [time.monotonic(), spent]
         self._finished_at = utc_now()
         if _wanted():
+            believed = self._stop_watching()
             try:
-                self._stop_cpu()
+                self._stop_cpu(believed)
             except Exception:  # a meter must never end the work
                 self._components.clear()
-            self._stop_gpus()
+            self._stop_gpus(believed)
 
     def record(self) -> Energy:
         """The finished record. Missing stays null."""
         components = list(self._components)
-        if not any(c.device == "cpu" for c in components):
+        known = {component.device for component in components}
+        if not known & {"cpu", "platform"}:
             components.insert(0, _unknown("cpu"))
-        if not any(c.device == "ram" for c in components):
+        if not known & {"ram", "platform"}:
             components.append(_unknown("ram"))
         measured = _sum(c.joules for c in components if c.quality == "measured")
         modelled = _sum(c.joules for c in components if c.quality in ("modelled", "assumed"))
-        kg = None
-        if self._carbon_g_per_kwh is not None and self._pue is not None and (measured or modelled):
-            joules = (measured or 0.0) + (modelled or 0.0)
-            kg = joules / JOULES_PER_KWH * self._pue * self._carbon_g_per_kwh / 1000
         return Energy(
             stage=self._stage,
             started_at=self._started_at,
@@ -159,73 +177,133 @@ class Meter:
             modelled_joules=modelled,
             pue=self._pue,
             carbon_g_per_kwh=self._carbon_g_per_kwh,
-            kg_co2e=kg,
+            kg_co2e=emissions_kg(measured, modelled, self._pue, self._carbon_g_per_kwh),
             provider=self._provider,
         )
 
-    def _stop_cpu(self) -> None:
-        joules = rapl_joules(self._counters, read_rapl())
-        if joules is not None:
+    def _forget_sensors(self) -> None:
+        self._cpu_counters = self._ram_counters = self._platform = Counters(dict)
+        self._gpus: list[Gpu] = []
+
+    def _start_sensors(self) -> None:
+        now = self._sensed_from
+        self._cpu_counters, self._ram_counters = Counters(read_rapl), Counters(read_dram)
+        packages = self._cpu_counters.start(now)
+        self._ram_counters.start(now)
+        self._gpus = open_gpus(time.monotonic)
+        if not packages and not self._gpus:
+            self._platform = Counters(read_psys)
+            self._platform.start(now)
+        periods = [counters.look_seconds for counters in self._counters()]
+        periods += [POLL_SECONDS for gpu in self._gpus if gpu.polled]
+        known = [seconds for seconds in periods if seconds is not None]
+        if known:
+            watch = threading.Thread(target=self._keep_looking, args=(min(known),), daemon=True)
+            watch.start()
+            self._watch = watch
+
+    def _counters(self) -> list[Counters]:
+        return [self._cpu_counters, self._ram_counters, self._platform]
+
+    def _keep_looking(self, seconds: float) -> None:
+        while not self._over.wait(seconds):
+            self._look()
+
+    def _look(self, *, last: bool = False) -> None:
+        now = time.monotonic()
+        for counters in self._counters():
+            counters.look(now, last=last)
+        for gpu in self._gpus:
+            gpu.look(now)
+
+    def _stop_watching(self) -> bool:
+        """The last look; False when what the sensors say cannot be believed."""
+        self._over.set()
+        if self._watch is not None:
+            self._watch.join(STUCK_SECONDS)
+            if self._watch.is_alive():
+                say("warning", f"{self._stage}: a sensor does not answer; its energy is not known")
+                return False
+        self._look(last=True)
+        self._sensed = time.monotonic() - self._sensed_from
+        slept = asleep_seconds() - self._asleep
+        if slept > ASLEEP_SECONDS:
+            say(
+                "warning",
+                f"{self._stage}: the machine slept for {slept:.0f} s; counters over it are left out",
+            )
+            return False
+        return True
+
+    def _stop_cpu(self, believed: bool) -> None:
+        cpu, ram, platform = (c.joules() if believed else None for c in self._counters())
+        if cpu is not None or platform is not None or ram is not None:
             self._provider = "rapl"
-            self._add("cpu", joules, "rapl", "measured", "machine")
-        rated = rated_power()
+        if cpu is not None:
+            self._add("cpu", cpu, "rapl", "measured", "machine", self._sensed)
+        if platform is not None:
+            self._add("platform", platform, "psys", "measured", "machine", self._sensed)
+            return
+        if ram is not None:
+            self._add("ram", ram, "rapl", "measured", "machine", self._sensed)
+        if cpu is not None and ram is not None:
+            return
+        try:
+            rated = rated_power()
+        except Exception:  # what was measured stays
+            rated = None
         if rated is None:
             return
-        if joules is None:
+        if cpu is None:
             self._provider = rated.provider
             cores = os.cpu_count() or 1
             self._add("cpu", rated.cpu_watts * self._cpu / cores, "tdp_load", "modelled", "process")
-        self._add("ram", rated.ram_watts * self._duration, "constant", "assumed", "machine")
+        if ram is None:
+            self._add("ram", rated.ram_watts * self._duration, "constant", "assumed", "machine")
 
-    def _add(self, device: str, joules: float, method: Any, quality: Any, share: Any) -> None:
+    def _add(
+        self, device: str, joules: float, method: Any, quality: Any, share: Any, seconds: float | None = None
+    ) -> None:
         self._components.append(
             EnergyComponent(
                 device=device,
-                joules=joules,
-                method=method,
-                quality=quality,
+                joules=joules or None,  # a device that was there has drawn something
+                method=method if joules else "none",
+                quality=quality if joules else "none",
                 share=share,
-                interval_seconds=round(self._duration, 6),
+                interval_seconds=round(self._duration if seconds is None else seconds, 6),
             )
         )
 
-    def _start_gpus(self) -> None:
-        if not os.path.exists("/dev/nvidiactl"):
-            return
-        try:
-            import pynvml
-
-            pynvml.nvmlInit()
-            for number in range(pynvml.nvmlDeviceGetCount()):
-                handle = pynvml.nvmlDeviceGetHandleByIndex(number)
-                self._gpus.append((number, handle, pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)))
-        except Exception:  # no driver, no counter on this card, or no package
-            self._gpus = []
-
-    def _stop_gpus(self) -> None:
-        for number, handle, before in self._gpus:
-            joules: float | None = None
-            try:
-                import pynvml
-
-                millijoules = pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) - before
-                joules = millijoules / 1000 if millijoules >= 0 else None
-            except Exception:  # the counter went away: unknown, not zero
-                joules = None
+    def _stop_gpus(self, believed: bool) -> None:
+        for gpu in self._gpus:
+            now = time.monotonic()
+            joules, method = gpu.finish() if believed else (None, "none")
+            if method == "nvml_poll" and POLLED not in self._provider:
+                self._provider += POLLED
             self._components.append(
                 EnergyComponent(
-                    device=f"gpu{number}",
+                    device=gpu.name,
                     joules=joules,
-                    method="nvml_counter" if joules is not None else "none",
+                    method=method,
                     quality="measured" if joules is not None else "none",
                     share="machine",
-                    interval_seconds=round(self._duration, 6),
+                    interval_seconds=round(now - gpu.since, 6) if joules is not None else None,
                 )
             )
 
 
 def _unknown(device: str) -> EnergyComponent:
     return EnergyComponent(device=device, joules=None, method="none", quality="none", share="process")
+
+
+def asleep_seconds() -> float:
+    """How long the machine has slept since it was started: the clock that goes on in sleep less the one that does not.
+
+    Always 0 where the system has no such clock: there a sleep cannot be told.
+    """
+    clock = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.clock_gettime(clock) - time.monotonic() if clock is not None else 0.0
 
 
 def _sum(values: Any) -> float | None:
@@ -235,37 +313,6 @@ def _sum(values: Any) -> float | None:
 
 def _wanted() -> bool:
     return os.environ.get("HEADWATER_METER", "auto") != "none"
-
-
-def read_rapl(root: Path = RAPL_ROOT) -> dict[Path, int]:
-    """Microjoules of each processor package's counter that this process may read (Linux powercap)."""
-    found = {}
-    for zone in sorted(root.glob("intel-rapl:*")):
-        if zone.name.count(":") != 1:
-            continue  # parts of a package are inside its counter
-        try:
-            found[zone] = int((zone / "energy_uj").read_text())
-        except (OSError, ValueError):
-            continue
-    return found
-
-
-def rapl_joules(before: dict[Path, int], after: dict[Path, int]) -> float | None:
-    """Joules between two readings; a counter that wrapped once is put right, one that vanished makes it unknown."""
-    if not before or before.keys() != after.keys():
-        return None
-    total = 0
-    for zone, first in before.items():
-        spent = after[zone] - first
-        if spent < 0:
-            try:
-                spent += int((zone / "max_energy_range_uj").read_text())
-            except (OSError, ValueError):
-                return None
-        if spent < 0:
-            return None
-        total += spent
-    return total / 1e6 or None  # a counter that stands still tells nothing
 
 
 def rated_power() -> RatedPower | None:

@@ -75,7 +75,7 @@ class Counts(Record):
 class EnergyComponent(Record):
     """Energy of one device over the step."""
 
-    device: str = Field(description="cpu, ram, gpu0 …")
+    device: str = Field(description="cpu, ram, platform, gpu0 …")
     joules: float | None = Field(description="null when it is not known; never 0 in its place")
     method: Literal[
         "nvml_counter", "nvml_poll", "rapl", "psys", "tdp_load", "constant", "external_meter", "none"
@@ -105,7 +105,10 @@ class Energy(Record):
     idle_baseline_joules: float | None = None
     pue: float | None = Field(None, description="power usage effectiveness, when the user stated one")
     carbon_g_per_kwh: float | None = Field(None, description="grid intensity, when the user stated one")
-    kg_co2e: float | None = Field(None, description="kWh x PUE x intensity, null when either is not stated")
+    kg_co2e: float | None = Field(
+        None,
+        description="kWh x PUE x intensity, of measured_joules where there are any, else of modelled_joules; null when PUE or intensity is not stated",
+    )
     provider: str = Field(description="tool and version, or cpu-time")
 
 

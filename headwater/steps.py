@@ -49,6 +49,8 @@ from headwater.manifest import (
 )
 
 RECORD_NAME = "step.json"
+# what happened to be true (times, pages with energy): beside the described files of a folder, never part of its id
+OBSERVED_NAMES = frozenset({"timing.json", "report.html"})
 
 
 @dataclass(frozen=True)

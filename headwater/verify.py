@@ -36,7 +36,7 @@ from headwater.release import (
     open_release,
     read_document,
 )
-from headwater.steps import RECORD_NAME
+from headwater.steps import OBSERVED_NAMES, RECORD_NAME
 
 RECORD_LIMIT_BYTES = 256 << 20  # a record names every file of an output: about 400 bytes each
 SUFFIX = f".{RECORD_NAME}"
@@ -195,7 +195,7 @@ def _verify_step(file: Path, report: Report, workers: int) -> None:
     whole_folder = file.name == RECORD_NAME
     if not whole_folder and [e.path for e in identity.outputs] != [file.name.removesuffix(SUFFIX)]:
         report.problems.append(f"{file}: does not name the file it lies beside")
-    allowed = frozenset({RECORD_NAME, MANIFEST_NAME}) if whole_folder else None
+    allowed = frozenset({RECORD_NAME, MANIFEST_NAME}) | OBSERVED_NAMES if whole_folder else None
     if allowed and (file.parent / RELEASE_NAME).is_file() and identity.step == "publish":
         data = _release_folder(file.parent)
         allowed = allowed | {LOCATIONS_NAME, LATEST_NAME, data} if data else None

@@ -33,7 +33,8 @@ def meters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatc
     """Metering switched on, with no counters, no rated power and no GPU, until a test adds some."""
     monkeypatch.setenv("HEADWATER_METER", "auto")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(energy, "read_rapl", dict)
+    for name in ("read_rapl", "read_dram", "read_psys"):
+        monkeypatch.setattr(energy, name, dict)
     monkeypatch.setattr(energy, "_ask_codecarbon", lambda: None)
     monkeypatch.setitem(sys.modules, "pynvml", None)
     exists = energy.os.path.exists
@@ -203,6 +204,24 @@ def test_carbon_needs_both_figures_that_the_user_states(meters: pytest.MonkeyPat
     record = measure(Meter("s", carbon_g_per_kwh=500, pue=1.5))
     assert record.modelled_joules is not None
     assert record.kg_co2e == pytest.approx(record.modelled_joules / JOULES_PER_KWH * 1.5 * 0.5)
+
+
+def test_carbon_is_of_the_measured_joules_alone_where_there_are_any(meters: pytest.MonkeyPatch) -> None:
+    rated(meters)
+    readings = iter([{Path("z"): 1_000_000}, {Path("z"): 3_500_000}])
+    meters.setattr(energy, "read_rapl", lambda: next(readings))
+    record = measure(Meter("s", carbon_g_per_kwh=500, pue=1.5))
+    assert record.modelled_joules is not None and record.measured_joules is not None
+    assert record.kg_co2e == pytest.approx(2.5 / JOULES_PER_KWH * 1.5 * 0.5)
+
+
+def test_the_memory_and_the_platform_have_counters_of_their_own(tmp_path: Path) -> None:
+    for name, what in (("intel-rapl:0", "package-0"), ("intel-rapl:1", "psys")):
+        (zone(tmp_path, name, 5) / "name").write_text(what)
+    for number, what in enumerate(("core", "uncore", "dram")):
+        (zone(tmp_path, f"intel-rapl:0:{number}", number) / "name").write_text(what)
+    names = [{p.name for p in f(tmp_path)} for f in (energy.read_rapl, energy.read_dram, energy.read_psys)]
+    assert names == [{"intel-rapl:0"}, {"intel-rapl:0:2"}, {"intel-rapl:1"}]
 
 
 def test_times_are_rfc3339_in_utc() -> None:
