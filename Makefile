@@ -75,7 +75,7 @@ $(BENCH)/stamp: tests/bench/requirements.lock
 
 lock:  ## resolve the dependencies again (needs uv)
 	@command -v $(UV) >/dev/null || { echo "make lock needs uv; name it with UV=PATH" >&2; exit 1; }
-	$(UV) pip compile pyproject.toml --group dev --extra energy --extra seed --extra s3 --python-version 3.11 --universal \
+	$(UV) pip compile pyproject.toml --group dev --extra energy --extra seed --extra s3 --extra train --python-version 3.11 --universal \
 	  --generate-hashes --no-header --quiet --upgrade --output-file requirements.lock
 	$(UV) pip compile tests/bench/requirements.in --python-version 3.11 --universal \
 	  --generate-hashes --no-header --quiet --upgrade --output-file tests/bench/requirements.lock

@@ -249,7 +249,8 @@ class _Reader:
         if has_norms:
             norms = self.array("u1", n_rows)
             rows = rows * self._centroids()[0][norms]
-        return rows
+        found: Array = rows
+        return found
 
     def _centroids(self) -> Array:
         dim, n_parts, width, last_width = self.values("4i")

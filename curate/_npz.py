@@ -69,7 +69,7 @@ def _header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, file: str) -> NpzA
     with archive.open(entry) as handle:
         start = io.BytesIO(handle.read(min(MAX_HEADER_BYTES, entry.file_size)))
     try:
-        version = np.lib.format.read_magic(start)
+        version = np.lib.format.read_magic(start)  # type: ignore[no-untyped-call]
         reader: Any = np.lib.format.read_array_header_1_0
         if version != (1, 0):
             reader = np.lib.format.read_array_header_2_0

@@ -41,12 +41,13 @@ def sort_words(a: Words) -> Words:
     np.right_shift(keys, number_bits, out=keys)
     same = keys[1:] == keys[:-1]
     if not same.any():
-        return out.view("<u8").reshape(n, 2)
+        sorted_words: Words = out.view("<u8").reshape(n, 2)
+        return sorted_words
     tied = np.zeros(n, bool)
     tied[1:] = same
     tied[:-1] |= same
     places = np.flatnonzero(tied)
-    words = out.view("<u8").reshape(n, 2)
+    words: Words = out.view("<u8").reshape(n, 2)
     some = words[places]
     words[places] = some[np.lexsort((some[:, 1], some[:, 0]))]
     return words
@@ -175,7 +176,8 @@ def _splitters(runs: list[Words], block_rows: int) -> Words:
         return chosen
     fresh = np.ones(len(chosen), bool)
     fresh[1:] = (chosen[1:] != chosen[:-1]).any(axis=1)
-    return chosen[fresh]
+    kept: Words = chosen[fresh]
+    return kept
 
 
 def _bisect(haystack: Words, needles: Words, *, right: bool) -> Rows:

@@ -212,7 +212,7 @@ def _read_reasons(ready: Ready, file: Path, parts: Path, record: Step) -> bool:
                     mask = _equal(shards, shard) & _equal(verdicts, verdict) & _equal(reasons, reason)
                     if shard not in arrays:
                         at = numbers[shard]
-                        arrays[shard] = np.lib.format.open_memmap(
+                        arrays[shard] = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
                             shardpass.reasons_file(parts, at), "w+", np.uint8, (ready.pool.shards[at].rows,)
                         )
                     places = np.asarray(batch.column("row"))[mask]

@@ -179,7 +179,7 @@ def _order(uids: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
     order = np.argsort(uids[:, 0])
     high = uids[:, 0][order]
     if (high[1:] == high[:-1]).any():
-        return np.lexsort((uids[:, 1], uids[:, 0]))
+        order = np.lexsort((uids[:, 1], uids[:, 0]))
     return order
 
 

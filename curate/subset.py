@@ -69,7 +69,7 @@ def header(count: int) -> bytes:
     import io
 
     out = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
+    np.lib.format.write_array_header_1_0(  # type: ignore[no-untyped-call]
         out, {"descr": np.dtype("u8,u8").descr, "fortran_order": False, "shape": (count,)}
     )
     return out.getvalue()

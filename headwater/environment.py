@@ -21,6 +21,11 @@ def package_versions() -> dict[str, str]:
         "gcld3",
         "pillow",
         "cramjam",
+        "torch",
+        "torchvision",
+        "open-clip-torch",
+        "timm",
+        "safetensors",
     ):
         try:
             found[name] = version(name)
