@@ -55,6 +55,12 @@ COMMANDS: dict[str, Entry] = {
     ),
     "demo": Entry("curate.commands_demo:demo", "The whole path on a small pool, without a network.", "all"),
     "train": Entry("train.commands:train", "Train the model of a recipe on shards.", "train"),
+    "eval": Entry("train.commands_eval:evaluate", "Measure a run on every task of a suite.", "train"),
+    "compare": Entry(
+        "train.commands_eval:compare", "Compare trainings that differ only in their data.", "train"
+    ),
+    "leaderboard": Entry("train.commands_eval:leaderboard", "Rank datasets by their evaluations.", "train"),
+    "soup": Entry("train.commands_eval:soup", "Average the weights of runs of one recipe.", "train"),
     "publish": Entry(
         "distribute.commands:publish", "Make a release: one manifest, torrents, CIDs, mirrors.", "distribute"
     ),

@@ -81,7 +81,7 @@ def train(
         raise UsageError(f"--seed {seed}: must be from 0 to {MAX_SEED:,}")
     asked = load_recipe(recipe)
     resolved, changes, conforming = override_recipe(asked, override)
-    where = _device(device)
+    where = choose_device(device)
     cores = len(os.sched_getaffinity(0))
     placement = place(
         resolved,
@@ -112,7 +112,7 @@ def train(
     return training.result(outcome)
 
 
-def _device(name: str) -> str:
+def choose_device(name: str) -> str:
     """`auto` looks for a GPU without loading torch, which takes seconds."""
     if name == "auto":
         return "cuda" if os.path.exists("/dev/nvidiactl") else "cpu"

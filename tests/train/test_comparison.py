@@ -1,0 +1,553 @@
+"""headwater compare: what is refused and how it is said, both kinds of error, verdicts, and the three ways it is told."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from headwater.errors import IntegrityError, MissingInput, UsageError
+from tests.train.results_kit import RECIPE, hex_of, results, run_folder, run_id, task
+from train._comparison_page import page_of
+from train._comparison_record import Comparison
+from train._comparison_text import text_of
+from train._forest import axis_for
+from train._paired import f1_parts
+from train.comparison import compare
+from train.leaderboard import leaderboard
+from train.results import TaskLine, read_results
+from train.statistics import mcnemar
+
+N = 400
+
+
+def answers(share: float, salt: int, n: int = N) -> np.ndarray:
+    """Right answers of a run: the same hard and easy examples for all, and some luck."""
+    ease = np.random.default_rng(0).random(n)
+    luck = np.random.default_rng(salt).random(n)
+    return 0.7 * ease + 0.3 * luck < share
+
+
+def arm(root, data, share, seeds=(0, 1, 2), **more):
+    """Evaluations of runs on `data`; `share` of the examples are right, a little different for each seed."""
+    folders = []
+    for seed in seeds:
+        folder = root / f"{data}-s{seed}"
+        salt = len(data) * 100 + seed
+        lines = [
+            task(folder, "one", answers(share + 0.01 * seed, salt)),
+            task(folder, "two", answers(share + 0.01 * seed, salt + 50)),
+        ]
+        folders.append(results(folder, lines, data=data, seed=seed, **more))
+    return folders
+
+
+@pytest.fixture
+def two_arms(tmp_path):
+    return arm(tmp_path, "plain", 0.4) + arm(tmp_path, "filtered", 0.6)
+
+
+def test_both_errors_are_told_apart(two_arms):
+    found = compare(two_arms, resamples=2000)
+    assert [a.label for a in found.arms] == ["plain", "filtered"]
+    assert [[r.seed for r in a.runs] for a in found.arms] == [[0, 1, 2], [0, 1, 2]]
+    (pair,) = found.pairs
+    assert (pair.baseline, pair.arm) == ("plain", "filtered")
+    one = pair.tasks[0]
+    means = [found.arms[side].tasks["one"].mean for side in (1, 0)]
+    assert one.difference == pytest.approx(means[0] - means[1])
+    values = [found.arms[side].tasks["one"].values for side in (1, 0)]
+    seed_se = math.sqrt(sum(np.var(side, ddof=1) / 3 for side in values))
+    assert one.seed_se == pytest.approx(seed_se)
+    per_example = [
+        np.mean([answers(s + 0.01 * k, len(d) * 100 + k) for k in range(3)], axis=0)
+        for d, s in (("filtered", 0.6), ("plain", 0.4))
+    ]
+    analytic = (per_example[0] - per_example[1]).std() / math.sqrt(N)
+    assert one.test_se == pytest.approx(analytic, rel=0.06)
+    assert one.combined_se == pytest.approx(math.hypot(one.test_se, one.seed_se))
+    assert one.interval[0] < one.difference < one.interval[1]
+    assert (one.basis, one.verdict) == ("both errors", "better")
+    assert one.above_chance == pytest.approx(one.difference / 0.9)
+    assert len(one.mcnemar) == 3
+    assert found.tasks[0].statistic == "mean over examples"
+    assert found.warnings == []
+
+
+def test_the_mean_over_tasks_has_both_errors_too(two_arms):
+    found = compare(two_arms, resamples=2000)
+    mean = found.pairs[0].aggregates[0]
+    tasks = found.pairs[0].tasks
+    assert found.aggregates[0].name == mean.key == "mean of 2 tasks"
+    assert mean.difference == pytest.approx(np.mean([t.difference for t in tasks]))
+    assert mean.test_se == pytest.approx(math.hypot(tasks[0].test_se, tasks[1].test_se) / 2)
+    assert mean.seed_se is not None
+    assert mean.verdict == "better"
+    assert found.aggregates[0].chance == pytest.approx(0.1)
+
+
+def test_one_seed_has_no_seed_error_and_says_so(tmp_path):
+    paths = arm(tmp_path, "plain", 0.4, seeds=[7]) + arm(tmp_path, "filtered", 0.6, seeds=[8])
+    found = compare(paths, resamples=1000)
+    one = found.pairs[0].tasks[0]
+    assert (one.seed_se, one.combined_se, one.interval) == (None, None, None)
+    assert (one.basis, one.verdict) == ("test set only", "better")
+    assert one.p == one.test_p
+    (test,) = one.mcnemar
+    a, b = answers(0.6 + 0.08, 808), answers(0.4 + 0.07, 507)
+    assert test.p_exact == mcnemar(a, b).p_exact
+    assert (test.only_run_right, test.only_baseline_right) == (int((a & ~b).sum()), int((b & ~a).sum()))
+    assert any("no seed error" in text for text in found.warnings)
+    assert found.pairs[0].aggregates[0].verdict == "better"
+    assert found.arms[0].tasks["one"].seed_se is None
+
+
+def test_equal_arms_show_no_difference(tmp_path):
+    found = compare(arm(tmp_path, "abcd", 0.5) + arm(tmp_path, "efgh", 0.5), resamples=500)
+    (pair,) = found.pairs
+    assert [t.verdict for t in pair.tasks] == ["no difference shown"] * 2
+    assert [t.difference for t in pair.tasks] == [0, 0]
+
+
+def test_holm_decides_over_all_tasks(tmp_path):
+    """A p-value that would do for one task does not do for twenty."""
+    sides = []
+    for data, extra in (("plain", 0), ("other", 9)):
+        folder = tmp_path / data
+        base = np.r_[np.ones(100), np.zeros(100)]
+        better = base.copy()
+        better[100 : 100 + extra] = 1
+        better[:1] = 0 if extra else 1
+        lines = [task(folder, "one", better)] + [task(folder, f"same{i:02d}", base) for i in range(19)]
+        sides.append(results(folder, lines, data=data))
+    (pair,) = compare(sides).pairs
+    one = pair.tasks[0]
+    assert one.p < 0.05 < one.p_holm
+    assert one.verdict == "no difference shown"
+
+
+def test_three_arms_are_each_against_the_first(tmp_path):
+    paths = arm(tmp_path, "plain", 0.4) + arm(tmp_path, "good", 0.6) + arm(tmp_path, "bad", 0.2)
+    found = compare(paths, resamples=500)
+    assert [(p.baseline, p.arm) for p in found.pairs] == [("plain", "good"), ("plain", "bad")]
+    assert [p.tasks[0].verdict for p in found.pairs] == ["better", "worse"]
+
+
+def test_the_same_input_gives_the_same_document(two_arms):
+    once = compare(two_arms, resamples=300).model_dump_json()
+    assert once == compare(two_arms, resamples=300).model_dump_json()
+    assert once != compare(two_arms, resamples=300, seed=1).model_dump_json()
+
+
+def test_near_chance_is_said(tmp_path):
+    found = compare(arm(tmp_path, "plain", 0.15) + arm(tmp_path, "filtered", 0.6), resamples=200)
+    rate = found.arms[0].tasks["one"].mean
+    assert rate < 0.12
+    assert found.arms[0].tasks["one"].near_chance is True
+    assert found.arms[1].tasks["one"].near_chance is False
+
+
+# what is refused
+
+
+def refused(paths, **more):
+    with pytest.raises(UsageError) as caught:
+        compare(paths, resamples=10, **more)
+    return caught.value.message
+
+
+def single(root, data, seed=0, lines=None, **more):
+    folder = root / f"{data}{seed}"
+    lines = lines(folder) if lines else [task(folder, "one", answers(0.5, 1))]
+    return results(folder, lines, data=data, seed=seed, **more)
+
+
+def test_another_recipe_is_named_field_by_field(tmp_path):
+    a, b = single(tmp_path, "a"), single(tmp_path, "b", recipe_id="b" * 64)
+    assert "recipe bbbbbbbbbbbb against aaaaaaaaaaaa" in refused([a, b])
+    run_folder(
+        tmp_path / "run-a", data="a", recipe="name: one\nbudget: {samples_seen: 12800}\noptim: {lr: 0.001}\n"
+    )
+    run_folder(
+        tmp_path / "run-b", data="b", recipe="name: two\nbudget: {samples_seen: 128000}\noptim: {lr: 0.001}\n"
+    )
+    message = refused([a, b])
+    assert "budget.samples_seen 128000 against 12800" in message
+    assert "optim" not in message
+    assert "two" not in message
+
+
+def test_another_split_is_named_by_task(tmp_path):
+    a = single(tmp_path, "a")
+    other = hex_of("other")
+    b = single(
+        tmp_path, "b", lines=lambda f: [task(f, "one", answers(0.5, 1), task_digest=other)], suite_id="6" * 64
+    )
+    message = refused([a, b])
+    assert "task one has other data, prompts or options" in message
+    assert other[:12] in message
+
+
+@pytest.mark.parametrize(
+    ("lines", "more", "said"),
+    [
+        (
+            lambda f: [task(f, "one", answers(0.5, 1)), task(f, "two", [1, 0])],
+            {"suite_id": "6" * 64},
+            "task two is only in one",
+        ),
+        (lambda f: [task(f, "one", answers(0.5, 1), metric="acc5")], {}, "is judged by acc5 against acc1"),
+        (
+            lambda f: [task(f, "one", answers(0.5, 1), family_version=2)],
+            {},
+            "zeroshot version 2 against zeroshot version 1",
+        ),
+        (lambda f: [task(f, "one", answers(0.5, 1, 399))], {}, "399 test examples against 400"),
+        (None, {"eval_seed": 3}, "evaluation seed 3 against 0"),
+        (None, {"suite_id": "6" * 64, "suite": "big"}, "the suite ('big' against 'small'"),
+    ],
+)
+def test_every_other_difference_is_named(tmp_path, lines, more, said):
+    a, b = single(tmp_path, "a"), single(tmp_path, "b", lines=lines, **more)
+    assert said in refused([a, b])
+    assert said in refused([a, b], allow_nonconforming=True)
+
+
+def test_a_missing_set_on_one_side_is_named(tmp_path):
+    absent = TaskLine(key="one", dataset="One", metrics={"main_metric": None}, status="missing")
+    a, b = single(tmp_path, "a"), single(tmp_path, "b", lines=lambda f: [absent])
+    assert "the set of task one was there for one evaluation only" in refused([a, b])
+
+
+def test_an_overridden_run_needs_leave(tmp_path):
+    a, b = single(tmp_path, "a"), single(tmp_path, "b", conforming=False)
+    run_folder(tmp_path / "run-b", data="b", conforming=False, overrides={"optim.lr": 0.1})
+    assert "changed optim.lr" in refused([a, b])
+    found = compare([a, b], allow_nonconforming=True, resamples=50)
+    assert "b0 does not conform to its recipe" in found.warnings
+    assert found.recipe_id == RECIPE
+
+
+def test_one_arm_or_one_run_is_nothing_to_compare(tmp_path):
+    paths = arm(tmp_path, "plain", 0.4)
+    assert "saw the same data" in refused(paths)
+    assert "one evaluation" in refused(paths[:1])
+    assert "same run" in refused([paths[0], paths[0]])
+    found = compare(paths[:2], each_run=True, resamples=50)
+    assert [a.label for a in found.arms] == ["plain-s0", "plain-s1"]
+    same = labels_of(
+        compare(paths[:2], each_run=True, resamples=50, labels={"plain-s0": "x", "plain-s1": "x"})
+    )
+    assert len(set(same)) == 2
+
+
+def labels_of(found):
+    return [a.label for a in found.arms]
+
+
+def test_other_examples_under_the_same_digest_are_found(tmp_path):
+    a = single(tmp_path, "a")
+    keys = {"key": [f"{i:05d}" for i in reversed(range(N))]}
+    b = single(tmp_path, "b", lines=lambda f: [task(f, "one", answers(0.5, 1), columns=keys)])
+    assert "do not list the same test examples" in refused([a, b])
+
+
+def test_changed_examples_are_an_integrity_error(tmp_path):
+    a, b = single(tmp_path, "a"), single(tmp_path, "b")
+    path = b / "examples" / "one.parquet"
+    path.write_bytes(path.read_bytes() + b"x")
+    with pytest.raises(IntegrityError, match="changed since it was written"):
+        compare([a, b], resamples=10)
+
+
+def test_what_is_no_evaluation_says_what_makes_one(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(MissingInput, match=r"holds neither results\.json nor run\.json"):
+        compare([tmp_path / "empty", tmp_path / "empty"])
+    with pytest.raises(MissingInput, match="no such folder"):
+        compare([tmp_path / "nowhere", tmp_path / "empty"])
+
+
+# runs, labels, and where a model came from
+
+
+def test_a_run_folder_stands_for_its_only_results(tmp_path):
+    for data in "ab":
+        run = run_folder(tmp_path / f"run-{data}", data=data)
+        single(run, data)  # results inside the run
+    paths = [tmp_path / "run-a", tmp_path / "run-b"]
+    found = compare(paths, resamples=50)
+    assert [a.label for a in found.arms] == ["run-a", "run-b"]
+    assert found.arms[0].runs[0].samples_seen == 12_800
+    assert found.arms[0].runs[0].unique_samples == 4_000
+    assert found.recipe_name == "clip-nano"
+    single(tmp_path, "a")  # and now a second one, beside it
+    assert "has 2 results (run-a/a0, a0)" in refused(paths)
+
+
+def test_a_run_without_results_says_how_to_get_them(tmp_path):
+    run_folder(tmp_path / "run-a", data="a")
+    single(tmp_path, "b")  # of another run
+    with pytest.raises(MissingInput, match="has not been evaluated"):
+        compare([tmp_path / "run-a", tmp_path / "b0"])
+
+
+def test_a_model_picked_on_this_suite_is_flagged(tmp_path):
+    a, b = single(tmp_path, "a"), single(tmp_path, "b")
+    picked = {"selected_on": {"suite_id": read_results(b).suite_id}}
+    run_folder(tmp_path / "run-b", data="b", extras=picked)
+    found = compare([a, b], resamples=50)
+    assert found.arms[1].runs[0].selected_on_suite
+    assert any("selected by its figures on this very suite" in text for text in found.warnings)
+    run_folder(tmp_path / "run-b", data="b", extras={"selected_on": hex_of("another suite")})
+    assert not compare([a, b], resamples=50).arms[1].runs[0].selected_on_suite
+
+
+def test_a_soup_is_no_seed_of_its_ingredients(tmp_path):
+    """It has their data and the seed of one of them, but its spread is not that of seeds."""
+    paths = arm(tmp_path, "plain", 0.4)
+    soup = single(
+        tmp_path,
+        "plain",
+        seed=9,
+        lines=lambda f: [task(f, "one", answers(0.5, 9)), task(f, "two", answers(0.5, 8))],
+    )
+    run_folder(tmp_path / "run-soup", data="plain", seed=9, extras={"made_by": "soup", "soup": "uniform"})
+    found = compare([*paths, soup], resamples=50)
+    assert [len(a.runs) for a in found.arms] == [3, 1]
+
+
+def test_labels_name_arms(two_arms):
+    found = compare(
+        two_arms, labels={"plain-s1": "no filter", hex_of("data", "filtered")[:8]: "CLIP 30 %"}, resamples=20
+    )
+    assert [a.label for a in found.arms] == ["no filter", "CLIP 30 %"]
+    assert "'nothing'" in refused(two_arms, labels={"nothing": "x"})
+
+
+def test_energy_stands_beside_each_run(tmp_path):
+    a, b = single(tmp_path, "a"), single(tmp_path, "b")
+    run_folder(tmp_path / "run-a", data="a")
+    found = compare([a, b], resamples=50)
+    rows = {(r.device, r.quality): r for r in found.arms[0].runs[0].costs if not r.sum}
+    assert rows["gpu0", "measured"].joules == 900
+    assert rows["gpu0", "measured"].joules_per_1000_samples == pytest.approx(900 / 12.8)
+    value = found.arms[0].aggregates["mean of 1 task"].mean
+    assert rows["cpu", "modelled"].joules_per_point == pytest.approx(500 / (100 * (value - 0.1)))
+    sums = {r.quality: r.joules for r in found.arms[0].runs[0].costs if r.sum}
+    assert sums == {"measured": 900, "modelled or assumed": 500}
+    assert found.arms[1].runs[0].costs == []
+
+
+# metrics that are no plain mean
+
+
+def with_classes(folder, salt, metric, value_of, share=0.5):
+    label = np.repeat([0, 1, 2], [300, 80, 20]).astype(np.int32)
+    rng = np.random.default_rng(salt)
+    predicted = np.where(rng.random(N) < share, label, rng.integers(0, 3, N)).astype(np.int32)
+    columns = {"label": label, "predicted": predicted, "score": None}
+    right = predicted == label
+    return task(folder, "one", right, metric=metric, value=value_of(label, predicted), columns=columns)
+
+
+def recall(label, predicted):
+    return float(np.mean([(predicted[label == c] == c).mean() for c in range(3)]))
+
+
+def f1(label, predicted):
+    return float(
+        np.mean(
+            [
+                2 * ((label == c) & (predicted == c)).sum() / ((label == c).sum() + (predicted == c).sum())
+                for c in range(3)
+            ]
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("metric", "value_of", "words"),
+    [
+        ("mean_per_class_recall", recall, "mean over classes"),
+        ("F1-macro_all", f1, "macro F1, by its linear part at each example"),
+    ],
+)
+def test_the_statistic_is_the_one_that_gives_the_recorded_figure(tmp_path, metric, value_of, words):
+    sides = [
+        results(tmp_path / d, [with_classes(tmp_path / d, s, metric, value_of, share)], data=d)
+        for d, s, share in (("a", 1, 0.4), ("b", 2, 0.7))
+    ]
+    found = compare(sides, resamples=1000)
+    assert found.tasks[0].statistic == words
+    one = found.pairs[0].tasks[0]
+    values = [read_results(side).tasks[0].main_metric for side in sides]
+    assert one.difference == pytest.approx(values[1] - values[0])
+    rng = np.random.default_rng(0)
+    data = [np.column_stack([np.repeat([0, 1, 2], [300, 80, 20]), _predicted(side)]) for side in sides]
+    draws = []
+    for _ in range(1000):
+        rows = rng.integers(0, N, N)
+        draws.append(value_of(*data[1][rows].T) - value_of(*data[0][rows].T))
+    assert one.test_se == pytest.approx(np.std(draws), rel=0.12)
+
+
+def _predicted(folder):
+    import pyarrow.parquet as pq
+
+    return pq.read_table(folder / "examples" / "one.parquet")["predicted"].to_numpy()
+
+
+def test_worst_group_is_resampled_as_a_minimum(tmp_path):
+    group = np.repeat([0, 1, -1], [200, 150, 50]).astype(np.int32)
+    sides = []
+    for data, share in (("a", 0.4), ("b", 0.6)):
+        right = answers(share, 3)
+        value = float(min(right[group == g].mean() for g in (0, 1)))
+        line = task(
+            tmp_path / data, "one", right, metric="acc_worst_region", value=value, columns={"group": group}
+        )
+        sides.append(results(tmp_path / data, [line], data=data))
+    found = compare(sides, resamples=500)
+    assert found.tasks[0].statistic == "worst group"
+    assert found.pairs[0].tasks[0].verdict == "better"
+
+
+def test_a_metric_nobody_knows_has_no_test_rather_than_a_wrong_one(tmp_path):
+    sides = [
+        results(tmp_path / d, [task(tmp_path / d, "one", answers(0.5, 1), metric="secret", value=v)], data=d)
+        for d, v in (("a", 0.123), ("b", 0.456))
+    ]
+    found = compare(sides, resamples=50)
+    one = found.pairs[0].tasks[0]
+    assert (one.test_se, one.p, one.verdict, one.basis) == (None, None, "not tested", "none")
+    assert "secret does not follow from the stored examples" in one.note
+    assert one.difference == pytest.approx(0.333)
+    assert found.pairs[0].aggregates[0].verdict == "not tested"
+
+
+def test_pictures_of_one_group_are_drawn_together(tmp_path):
+    sides = []
+    for data, salt in (("a", 1), ("b", 2)):
+        score = np.repeat(answers(0.5, salt, 100), 4).astype(np.float32)
+        columns = {
+            "score": score,
+            "correct": None,
+            "image_group": np.repeat(np.arange(100), 4).astype(np.int32),
+        }
+        line = task(tmp_path / data, "one", score, metric="mean_recall@1", columns=columns)
+        sides.append(results(tmp_path / data, [line], data=data))
+    one = compare(sides).pairs[0].tasks[0]
+    gap = answers(0.5, 2, 100).astype(float) - answers(0.5, 1, 100)
+    assert one.test_se == pytest.approx(gap.std() / 10, rel=0.05)
+    assert one.mcnemar == []
+
+
+def test_f1_parts_average_to_macro_f1():
+    rng = np.random.default_rng(3)
+    label, predicted = rng.integers(0, 3, 200), rng.integers(0, 5, 200)
+    assert f1_parts(label, predicted).mean() == pytest.approx(f1(label, predicted))
+
+
+def test_run_ids_of_the_kit_are_those_of_its_folders(tmp_path):
+    step = json.loads((run_folder(tmp_path / "r", data="q", seed=4) / "step.json").read_bytes())
+    assert step["id"] == run_id("q", 4)
+
+
+# how it is told
+
+
+def test_the_text_has_chance_and_both_errors(two_arms):
+    text = text_of(compare(two_arms, resamples=200))
+    (row,) = [line for line in text.splitlines() if line.startswith("  One ")]
+    assert "10.00" in row
+    assert row.endswith("better")
+    assert "±test" in text
+    assert "±seeds" in text
+    assert "mean of 2 tasks" in text
+
+
+def test_the_text_marks_a_verdict_without_seeds(tmp_path):
+    paths = arm(tmp_path, "plain", 0.4, seeds=[0]) + arm(tmp_path, "filtered\x1b[2J", 0.6, seeds=[0])
+    text = text_of(compare(paths, resamples=200))
+    assert "\x1b" not in text
+    assert "filtered\\x1b[2J" in text
+    assert "better*" in text
+    assert "* one run on a side" in text
+
+
+def test_the_page_is_one_file_of_escaped_text(tmp_path):
+    nasty = "<i>\u202eplain&"
+    found = compare(
+        arm(tmp_path, "plain", 0.1) + arm(tmp_path, "filtered", 0.6),
+        labels={"plain-s0": nasty},
+        resamples=200,
+    )
+    page = page_of(found).decode()
+    assert page == page_of(found).decode()
+    assert "<i>\u202e" not in page
+    assert "\u202e" not in page
+    assert "&lt;i&gt;‹U+202E›plain&amp;" in page
+    assert "<script" not in page
+    assert "src=" not in page
+    assert "http" not in page.replace("http-equiv", "")
+    assert "chance: 10.00" in page
+    assert page.count('class="both good"') == 3  # two tasks and their mean
+    assert "No run is two standard errors of the test set above chance" in page
+
+
+def test_the_document_reads_back(two_arms):
+    found = compare(two_arms, resamples=50)
+    assert Comparison.model_validate_json(found.model_dump_json()) == found
+
+
+@pytest.mark.parametrize(
+    ("values", "zero", "ticks"),
+    [([0.013, 0.049], True, 6), ([-0.02, 0.09], True, None), ([], False, None), ([0.5], False, None)],
+)
+def test_the_axis_holds_its_values_between_round_ticks(values, zero, ticks):
+    axis = axis_for(values, zero=zero)
+    assert all(axis.low <= v <= axis.high for v in [*values, *([0.0] if zero else [])])
+    assert (axis.ticks[0], axis.ticks[-1]) == (axis.low, axis.high)
+    assert len(axis.ticks) <= 8
+    assert ticks is None or len(axis.ticks) == ticks
+
+
+def test_real_evaluations_are_compared_from_end_to_end(tmp_path):
+    """Two models of colours, one with noisier words, through suite, families and files as the command does it."""
+    from headwater.steps import RunOptions
+    from tests.train import eval_kit as kit
+    from train.evaluation import plan_eval, run_eval
+    from train.suite import load_suite
+
+    kit.colour_set(tmp_path / "suite/colours", n=60)
+    kit.caption_set(tmp_path / "suite/captions", n=40)
+    tasks = [
+        kit.task("colours", groups=["easy"]),
+        kit.task("captions", family="retrieval", main_metric="mean_recall@1", groups=["easy"]),
+        kit.task("recall", folder="colours", main_metric="mean_per_class_recall"),
+        kit.task("f1", folder="colours", main_metric="macro_f1"),
+    ]
+    suite = load_suite(kit.write_suite(tmp_path / "suite", tasks))
+    folders = []
+    for data, noise in (("clear", 0.05), ("noisy", 3.0)):
+        subject = kit.subject(kit.ColourModel(noise=noise), id=hex_of(data), data_id=hex_of("data", data))
+        outcome = run_eval(plan_eval(subject, suite, tmp_path / data), RunOptions())
+        assert outcome is not None
+        folders.append(outcome.path)
+    found = compare(folders, resamples=500)
+    (pair,) = found.pairs
+    assert [task.statistic for task in found.tasks] == [
+        "mean over examples",
+        "mean over examples",
+        "mean over classes",
+        "macro F1, by its linear part at each example",
+    ]
+    assert {task.key: task.verdict for task in pair.tasks}["colours"] == "worse"
+    assert all(task.test_se is not None for task in pair.tasks)
+    assert [mean.key for mean in pair.aggregates] == ["easy: mean of 2 tasks", "mean of 4 tasks"]
+    assert pair.aggregates[1].verdict == "worse"
+    assert len(leaderboard(tmp_path).boards[0].rows) == 2
+    assert "worse" in page_of(found).decode()
