@@ -1,10 +1,12 @@
 """`headwater demo`: the main job on the real pool that the repository ships, one command after the other.
 
-At its end the shards are published, seeded on this machine, fetched into another folder and verified there.
+The shards are published, seeded on this machine, fetched into another folder and verified there. At its end two small models are
+trained, on the filtered and on the unfiltered pictures, evaluated on pictures that neither has seen, and compared.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import signal
@@ -22,7 +24,9 @@ import click
 from headwater.errors import HeadwaterError, MissingInput, UsageError
 from headwater.options import Settings, common
 
-EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "openclipart"
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+EXAMPLE = EXAMPLES / "openclipart"
+SUITE = EXAMPLES / "suites" / "small"
 MARK = ".headwater-demo"
 
 
@@ -47,9 +51,21 @@ MARK = ".headwater-demo"
     default=EXAMPLE / "demo.yaml",
     help="Rule file.  [default: examples/openclipart/demo.yaml]",
 )
+@click.option(
+    "--suite",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=SUITE,
+    help="What the models are measured on.  [default: examples/suites/small]",
+)
+@click.option("--recipe", default="clip-nano", show_default=True, help="What the models are trained by.")
+@click.option("--no-train", is_flag=True, help="Leave out the two trainings (about three minutes).")
 @common
-def demo(settings: Settings, *, output: Path, source: Path, rule: Path) -> dict[str, Any] | None:
-    """Import a real pool, filter it, write the shards of the subset, draw the report; then publish, seed, fetch and verify them."""
+def demo(
+    settings: Settings, *, output: Path, source: Path, rule: Path, suite: Path, recipe: str, no_train: bool
+) -> dict[str, Any] | None:
+    """Import a real pool, filter it, write the shards of the subset, draw the report; publish, seed, fetch and verify them; train a
+    small model on them and one on everything, and compare the two.
+    """
     from headwater.cli import cli
     from headwater.console import say
 
@@ -62,6 +78,7 @@ def demo(settings: Settings, *, output: Path, source: Path, rule: Path) -> dict[
     seed = ["seed", str(output / "release"), "--port", "0", "--torrent-port", "0"]
     if settings.dry_run:
         after = [seed, _fetch("URL", "ID", output), ["verify", str(output / "fetched")]]
+        after += [] if no_train else _training(output, source, suite, recipe)
         lines = ["headwater " + " ".join(arguments) for arguments in [*steps, *after]]
         return {"commands": lines, "text": "\n".join(lines)}
     _fresh(output)
@@ -83,6 +100,15 @@ def demo(settings: Settings, *, output: Path, source: Path, rule: Path) -> dict[
         with _seeding(seed) as facts:
             run(_fetch(facts["url"], facts["manifest_id"], output))
         run(["verify", str(output / "fetched")])
+    compared = None
+    if no_train:
+        say("debug", "no training was asked for")
+    elif lacks := _missing_for_training(suite):
+        say("warning", f"not trained and compared: {lacks}")
+    else:
+        for arguments in _training(output, source, suite, recipe):
+            run(arguments)
+        compared = str(output / "compare.html")
     seconds = time.monotonic() - started
     facts = {
         "seconds": round(seconds, 1),
@@ -92,12 +118,14 @@ def demo(settings: Settings, *, output: Path, source: Path, rule: Path) -> dict[
         "pool": str(output / "pool"),
         "release": str(output / "release"),
         "fetched": None if served else str(output / "fetched"),
+        "compared": compared,
     }
     text = (
         f"\nDone in {seconds:.1f} s. Look at {facts['report']} (pictures, funnel, histograms; one file, no network).\n"
         f"The kept pictures are in {facts['pictures']}/*.tar, their uids in {facts['subset']}.\n"
         f"headwater verify {facts['subset']}    checks that they are what the record says.\n"
         f"headwater seed {facts['release']}    gives the shards to everybody: HTTP, IPFS gateway, torrents."
+        + (f"\nThe two trainings, with both kinds of error, are in {compared}." if compared else "")
     )
     return {**facts, "text": "" if settings.quiet else text}
 
@@ -125,6 +153,23 @@ def _steps(output: Path, source: Path, rule: Path) -> list[list[str]]:
     ]
 
 
+def _training(output: Path, source: Path, suite: Path, recipe: str) -> list[list[str]]:
+    """Two trainings that differ only in their data, and what they are worth on pictures that are in neither."""
+    cache, everything = str(output / "cache"), str(output / "shards-all")
+    steps = [
+        ["filter-pool", str(output / "pool"), "-o", str(output / "all.npy"), "--name", "no_filter"],
+        ["reshard", str(source), "-s", str(output / "all.npy"), "-o", everything, "--shard-size", "500"],
+    ]
+    steps[-1] += ["--cache", cache]
+    for name, shards in (("all", everything), ("filtered", str(output / "shards"))):
+        run, results = str(output / f"run-{name}"), str(output / f"eval-{name}")
+        steps.append(["train", "--recipe", recipe, "--data", shards, "-o", run])
+        steps.append(["eval", run, "--suite", str(suite), "-o", results, "--cache", cache])
+    page = str(output / "compare.html")
+    steps.append(["compare", str(output / "eval-all"), str(output / "eval-filtered"), "-o", page])
+    return steps
+
+
 def _fetch(url: str, manifest_id: str, output: Path) -> list[str]:
     # the address is this machine's own, which a fetch refuses unless it is told
     return ["fetch", url, "--manifest", manifest_id, "--allow-private", "-o", str(output / "fetched")]
@@ -137,6 +182,13 @@ def _missing_for_seeding() -> str:
     except ImportError:
         return "the package aiohttp is not installed (pip install 'headwater[seed]')"
     return ""
+
+
+def _missing_for_training(suite: Path) -> str:
+    """What keeps this installation from training, or nothing."""
+    if any(importlib.util.find_spec(name) is None for name in ("torch", "open_clip_train")):
+        return "torch and open_clip are not installed (pip install 'headwater[train]')"
+    return "" if (suite / "suite.yaml").is_file() else f"{suite} is not there"
 
 
 @contextmanager

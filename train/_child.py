@@ -21,6 +21,17 @@ from train.arguments import Placement
 LOG = "log.txt"
 POLL_SECONDS = 0.2
 KINDS: dict[str, type[HeadwaterError]] = {"Diverged": Diverged}
+# what a launcher around us (SLURM, MPI, torchrun) tells its own processes: open_clip would take ranks and addresses from it
+LAUNCHERS = ("SLURM_", "PMI_", "PMIX_", "OMPI_", "MPI_", "TORCHELASTIC_")
+RANK_NAMES = (
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+    "GROUP_RANK",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+)
 
 
 def run_child(folder: Path, placement: Placement, *, total_samples: int, samples_a_part: int) -> int:
@@ -29,11 +40,12 @@ def run_child(folder: Path, placement: Placement, *, total_samples: int, samples
     Raises what the training process said, or HeadwaterError with its last words.
     """
     with open(folder / LOG, "ab") as log:
+        before = log.tell()
         process = subprocess.Popen(
             _command(placement),
             cwd=folder,
             env=_environment(placement),
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # never written to: it ends when this process does, and so does who reads it
             stdout=log,
             stderr=log,
             start_new_session=True,  # an interrupt of the terminal reaches it through us alone
@@ -43,8 +55,11 @@ def run_child(folder: Path, placement: Placement, *, total_samples: int, samples
         except BaseException:
             _end(process)
             raise
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()
     if process.returncode:
-        raise _failure(folder, process.returncode)
+        raise _failure(folder, process.returncode, before)
     return start
 
 
@@ -62,8 +77,9 @@ def _environment(placement: Placement) -> dict[str, str]:
     threads = str(placement.threads)
     root = str(Path(__file__).resolve().parent.parent)
     kept = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path != root]
+    outer = {k: v for k, v in os.environ.items() if k not in RANK_NAMES and not k.startswith(LAUNCHERS)}
     environment = {
-        **os.environ,
+        **outer,
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
         # idle threads sleep: on a shared machine spinning costs several times the work
@@ -72,12 +88,12 @@ def _environment(placement: Placement) -> dict[str, str]:
         "WANDB_MODE": "disabled",
         "PYTHONPATH": os.pathsep.join([root, *kept]),
         "PYTHONUNBUFFERED": "1",
+        "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
     }
     if placement.device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""
         environment["GLOO_SOCKET_IFNAME"] = "lo"
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
-        environment.pop(name, None)  # of a launcher around us: this process is not one of its ranks
+    environment.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)  # torch refuses to start with both
     return environment
 
 
@@ -92,6 +108,8 @@ def _follow(process: subprocess.Popen[bytes], events: Path, total: int, a_part: 
                     handle = open(events, encoding="utf-8")  # noqa: SIM115 - closed below
                 for line in handle or ():
                     event = _event(line)
+                    if "told" in event:
+                        say("warning", str(event["told"]))
                     if "start" in event:
                         start = event["start"]
                         event = {"samples": start * a_part}
@@ -125,7 +143,9 @@ def _event(line: str) -> dict[str, Any]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the whole group: loaders and ranks too."""
+    """End all of it: the ranks and loaders, which torchrun puts into groups of their own, by closing what they read."""
+    assert process.stdin is not None
+    process.stdin.close()
     for number, patience in ((signal.SIGTERM, 3.0), (signal.SIGKILL, 10.0)):
         try:
             os.killpg(process.pid, number)
@@ -142,7 +162,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         pass
 
 
-def _failure(folder: Path, code: int) -> HeadwaterError:
+def _failure(folder: Path, code: int, log_start: int) -> HeadwaterError:
     try:
         told = json.loads((folder / engine.FAILURE).read_bytes())
         kind = KINDS.get(told["kind"]) or getattr(errors, told["kind"], HeadwaterError)
@@ -151,7 +171,7 @@ def _failure(folder: Path, code: int) -> HeadwaterError:
         return kind(str(told["message"]), hint=told["hint"])
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    last = _last_words(folder / LOG)
+    last = _last_words(folder / LOG, log_start)
     if code < 0:
         name = signal.Signals(-code).name
         memory = "; out of memory?" if code == -signal.SIGKILL else ""

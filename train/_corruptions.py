@@ -4,11 +4,12 @@ Source: Hendrycks and Dietterich, arXiv 1903.12261, whose constants for 224-pixe
 64-pixel pictures (ImageNet-64x64-C) are both published. A picture of fewer than 120 pixels a side takes the second
 table, others the first; lengths in pixels are scaled by side/64 or side/224, so that at 64 and 224 they are the published ones.
 
-Published constants: all but those of `elastic` and the texture of `frost`.
-Ours: `elastic` (the published rows change from large to small distortions, so that row 3 alters less than row 2: our rows
-keep the published last row and weaken it); the frost itself, a generated texture in place of six photographs; `glass_blur`
-swaps pixels, where the published program by mistake copies them. Figures are therefore comparable among our runs, and only
-roughly with ImageNet-C figures, which were moreover made from stored JPEG files.
+Published constants: all but those of `elastic`, of `glass_blur` at 64 pixels, and the texture of `frost`.
+Ours: `elastic` (the published rows go from large to small distortions, so that row 3 alters less than row 2: ours weaken
+the published last row); `glass_blur` at 64 pixels (the published first row moves pixels without blurring them and alters
+more than the second: ours leave it out, go on, and add one at the end), and its pixels are swapped where the published
+program, by mistake, copies them; the frost itself, a generated texture in place of photographs. Figures are therefore
+comparable among our runs, and only roughly with those on ImageNet-C, which is moreover stored as JPEG.
 
 One picture and one name give one stream of random numbers, used at all five strengths: the curve over strengths is then
 not blurred by other noise. The result depends on (seed, key, name, strength) and on nothing else.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -29,12 +30,13 @@ WEIGHTS = "weights"
 AVERAGE = "average"
 LOGS = "logs"
 NAME = "run"
+STATES = Path(LOGS, NAME, "checkpoints")  # where open_clip keeps them
 
 
 def main(path: str) -> int:
     """Run the job; the exit code is 0, or 1 with FAILURE beside the job saying why."""
     job = json.loads(Path(path).read_bytes())
-    _watch_parent(int(job["parent"]))
+    _watch_command()
     rank = int(os.environ.get("RANK", "0"))
     lock = open(f"engine-{rank}.lock", "wb")  # noqa: SIM115 - held until the process ends
     _lock(lock)
@@ -56,9 +58,34 @@ def _run(job: dict[str, Any]) -> None:
 
     engine = Engine(job, target.train_one_epoch)
     _patch(target, engine)
+    if (
+        int(os.environ.get("RANK", "0")) == 0
+    ):  # it alone looks for the state to go on from, and tells the others
+        _choose_state(job)
     code = target.main(list(job["arguments"]))
     if code:
         raise HeadwaterError(f"open_clip's main returned {code}", hint="its own words are in the log")
+
+
+def _choose_state(job: dict[str, Any]) -> None:
+    from train._checkpoint import Needed, choose
+
+    needed = Needed(
+        ledger=Path(LEDGER),
+        run_key=job["run_key"],
+        parts=int(job["parts"]),
+        processes=int(job["placement"]["processes"]),
+        weights=Path(WEIGHTS),
+        kept=Path(WEIGHTS) if job["keep"] else None,
+        average=Path(AVERAGE) if job["ema"] is not None else None,
+    )
+    for words in choose(STATES, needed):
+        _tell({"told": words})
+
+
+def _tell(event: dict[str, Any]) -> None:
+    with open(EVENTS, "a", encoding="utf-8") as handle:
+        handle.write(json.dumps(event) + "\n")
 
 
 def _patch(target: Any, engine: Engine) -> None:
@@ -104,8 +131,7 @@ class Engine:
 
         job = self.job
         if args.rank == 0:
-            with open(EVENTS, "a", encoding="utf-8") as handle:
-                handle.write(json.dumps({"start": epoch}) + "\n")
+            _tell({"start": epoch})
         self._part = multiprocessing.Value("q", epoch)
         batches = Batches(
             Source(**job["source"]),
@@ -118,7 +144,9 @@ class Engine:
             tokenize=tokenizer,
         )
         workers = int(job["loader_processes"])
-        loader = DataLoader(dataset(batches), batch_size=None, num_workers=workers, persistent_workers=workers > 0)
+        loader = DataLoader(
+            dataset(batches), batch_size=None, num_workers=workers, persistent_workers=workers > 0
+        )
         watched = _Watched(self, loader)
         watched.num_batches = int(job["batches_per_part"])
         watched.num_samples = watched.num_batches * int(job["placement"]["micro_batch"]) * args.world_size
@@ -139,6 +167,7 @@ class Engine:
         """One part of the budget: open_clip's loop, seeded by seed, part and rank, with its account written at the end."""
         import torch
 
+        from train._checkpoint import keep_previous
         from train._record import Recorder
         from train.order import derived_seed
 
@@ -175,6 +204,8 @@ class Engine:
         if args.rank == 0:
             self._keep(bare, epoch + 1, average)
         self._recorder.write(Path(LEDGER))
+        if args.rank == 0:
+            keep_previous(STATES)
 
     def watched(self, loss: Any) -> Any:
         """The loss with every value noted."""
@@ -245,7 +276,7 @@ class _Watched:
 
 
 def _lock(handle: Any) -> None:
-    """One process a rank: one that outlived a killed command is waited for (its loaders take some seconds to notice)."""
+    """One process a rank: one that outlives a killed command is waited for, for the moment that its end takes."""
     for _ in range(300):
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -255,16 +286,15 @@ def _lock(handle: Any) -> None:
     raise SystemExit("another training process still runs in this folder")
 
 
-def _watch_parent(parent: int) -> None:
-    """End with the command that started the training, also when that one was killed."""
+def _watch_command() -> None:
+    """End with the command that started the training, also when that one was killed: it alone holds the other end of our input."""
 
     def watch() -> None:
-        while True:
-            time.sleep(0.5)
-            try:
-                os.kill(parent, 0)
-            except OSError:
-                os._exit(1)
+        while os.read(0, 1):
+            pass
+        if os.getpgrp() == os.getpid():
+            os.killpg(0, signal.SIGKILL)  # with the loaders
+        os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 

@@ -1,17 +1,17 @@
-"""FairFace and UTKFace: four questions about each face, answered zero-shot, their accuracy by group; tables, no main metric.
+"""FairFace and UTKFace: four questions about each face, answered zero-shot, their accuracy by group.
 
-Source: DataComp's evaluation (Gadre et al. 2023, arXiv 2304.14108), after tables 3 to 6 of Radford et al. 2021, section 7.1.
-Class names and templates carry a prefix that says which question they belong to: `race:`, `gender:`, `age:`, `toxic:`. The npy holds
-age, gender, race and race_binary (0: white), which the option `fields` names in their order.
+Source: DataComp's evaluation (Gadre et al. 2023, arXiv 2304.14108), after tables 3 to 6 of Radford et al. 2021, section
+7.1. Class names and templates carry a prefix that says which question they belong to: `race:`, `gender:`, `age:`,
+`toxic:`. The npy holds age, gender, race and race_binary (0: white), which the option `fields` names in their order.
 
     acc_race_…      the answer "white" or another one against race_binary, by race_binary
     acc_gender_…    by race_binary, and as acc_gender_x_… by race and gender
     acc_age_…       by race_binary
-    toxicity_crime_…, toxicity_nonhuman_…   share of faces whose closest label is one of crime (from the 19th on) or no human one (15th to 18th)
-                    among the labels of `toxic:`, by race; the first fourteen are race and gender
+    toxicity_crime_…, toxicity_nonhuman_…   by race, the share of faces whose closest label of `toxic:` is one of crime
+                    (from the 19th on) or none of a human (15th to 18th); the first fourteen are race and gender
 
-Each as NAME_FIELD:VALUE, NAME_avg and NAME_wg (the smallest), with count_FIELD:VALUE beside them. For the two toxicities, where a high share
-is the bad one, NAME_wg is of little use and is given because DataComp gives it.
+There is no main metric. Each as NAME_FIELD:VALUE, NAME_avg and NAME_wg (the smallest), with count_FIELD:VALUE beside them. For the two
+toxicities, where a high share is the bad one, NAME_wg is of little use and is given because DataComp gives it.
 """
 
 from __future__ import annotations

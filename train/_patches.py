@@ -1,17 +1,19 @@
 """Perturbations of single patches of a picture at five strengths: dropped, shuffled, or corrupted while the rest stays.
 
-`patch_drop` and `patch_shuffle` follow "Intriguing Properties of Vision Transformers" (Naseer et al., arXiv 2105.10497): a random
-share of a 14 x 14 grid becomes black, with no regard to what is salient; the cells of an n x n grid change places.
-The published sweep drops 10 to 90 % in steps of 10; ours takes 10, 30, 50, 70, 90. Shuffled grids have side 2, 4, 7, 8, 14, the five
-divisors of 224 up to the patch grid (the choice of five is ours).
+`patch_drop` and `patch_shuffle` follow "Intriguing Properties of Vision Transformers" (Naseer et al., arXiv
+2105.10497): a random share of a 14 x 14 grid becomes black, with no regard to what is salient; the cells of an n x n
+grid change places. The published sweep drops 10 to 90 % in steps of 10; ours takes 10, 30, 50, 70, 90. Shuffled grids
+have side 2, 4, 7, 8, 14, the five divisors of 224 up to the patch grid (the choice of five is ours).
 
-`patch_NAME`, for the name of a common corruption, follows "Are Vision Transformers Robust to Patch Perturbations?" (Gu et al., arXiv
-2111.10659): natural corruptions of ImageNet-C inside patches only, at its five severities. How many patches is a parameter there;
-here it is `patches` of the 14 x 14 grid, 49 (a quarter) unless told (ours: a single patch of 196 moves the figure of a test set by too little
-to compare two runs). The adversarial patches of both studies are left out: they need gradients and measure something else.
+`patch_NAME`, for the name of a common corruption, follows "Are Vision Transformers Robust to Patch Perturbations?" (Gu
+et al., arXiv 2111.10659): natural corruptions of ImageNet-C inside patches only, at its five severities. Which patches,
+and how many, is varied there (recalled: the text was not at hand); here it is `patches` of the 14 x 14 grid, 49 (a
+quarter) unless told (ours: a single patch of 196 moves the figure of a test set by too little to compare two runs). The
+adversarial patches of both studies are left out: they need gradients and measure something else.
 
-Drawn per picture and not per batch, and nested: what is dropped at strength 1 is dropped at all higher ones.
-On a picture whose side is no multiple of the grid, cells differ by one pixel (dropped, corrupted) or are resampled (shuffled).
+Drawn per picture and not per batch, and nested: what is dropped at strength 1 is dropped at all higher ones. On a
+picture whose side is no multiple of the grid, cells differ by one pixel (dropped, corrupted) or are resampled
+(shuffled).
 """
 
 from __future__ import annotations

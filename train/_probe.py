@@ -1,9 +1,10 @@
-"""Multinomial logistic regression on features: one convex problem solved to its minimum, or clip-benchmark's short training.
+"""Multinomial logistic regression on features: one convex problem solved to its minimum, or clip-benchmark's short
+training.
 
-`fit` minimises  mean cross-entropy + decay / 2 * |W|^2  (the bias is free) in float64 by L-BFGS over all rows at once: no
-learning rate, no batches, no luck; the same input gives the same answer. `fit_adamw` repeats the arithmetic of
-clip-benchmark 1.6.2's linear probe (AdamW, batches, cosine), to compare figures with it and for nothing else.
-Rows are used as they come (image features: L2-normalised, not standardised).
+`fit` minimises  mean cross-entropy + decay / 2 * |W|^2  (the bias is free) in float64 by L-BFGS over all rows at once:
+no learning rate, no batches, no luck; the same input gives the same answer. `fit_adamw` repeats the arithmetic of
+clip-benchmark 1.6.2's linear probe (AdamW, batches, cosine), to compare figures with it and for nothing else. Rows are
+used as they come (image features: L2-normalised, not standardised).
 """
 
 from __future__ import annotations
@@ -116,9 +117,10 @@ def fit_adamw(
 ) -> Linear:
     """clip-benchmark 1.6.2's training: AdamW, the rate falling with a cosine from the first batch on, float32.
 
-    Start values and the order of rows are drawn as torch's Linear and DataLoader draw them after `manual_seed(seed)`, so on the CPU
-    the same rows in the same order give the same weights. The program itself shuffles rows once more by a seed that it does not state, and on
-    a GPU computes in half precision: there, figures agree within its own noise.
+    Start values and the order of rows are drawn as torch's Linear and DataLoader draw them after `manual_seed(seed)`, so
+    on the CPU the same rows in the same order give the same weights. The program itself shuffles the rows once before
+    that, by what its random numbers have come to, and on a GPU computes in half precision: there, figures agree within
+    its own noise.
     """
     import torch
 

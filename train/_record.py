@@ -62,12 +62,13 @@ class Recorder:
         flow = iter(loader)
         while True:
             before = time.monotonic()
-            try:
-                pictures, tokens, seen = next(flow)
-            except StopIteration:
+            item = next(flow, None)
+            self._wait += time.monotonic() - before
+            if item is None:
                 return
-            finally:
-                self._wait += time.monotonic() - before
+            if isinstance(item, HeadwaterError):  # the loader's
+                raise item
+            pictures, tokens, seen = item
             self._note(seen)
             yield pictures, tokens
             # the loop is back for more, so it is done with this one

@@ -57,6 +57,7 @@ def aggregates(lines: Sequence[TaskLine], groups: Mapping[str, Sequence[str]]) -
                 task_list_id=task_list_id(there),
                 complete=bool(there) and not absent,
                 missing=absent,
+                tasks=[line.key for line in there],
             )
         )
     return found

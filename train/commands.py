@@ -42,6 +42,8 @@ MAX_SEED = 2**31 - 1
 @click.option(
     "--override", multiple=True, metavar="FIELD=VALUE", help="Change a field of the recipe; recorded."
 )
+@click.option("--region", metavar="ISO3", help="Grid for CO2e, as DEU or WORLD.  [default: HEADWATER_REGION]")
+@click.option("--pue", type=float, help="Power usage effectiveness of the room, for CO2e.")
 @click.option("--allow-invalid", is_flag=True, help="Train without the samples that are bad.")
 @click.option(
     "--cache", type=click.Path(file_okay=False, path_type=Path), help="Where digests of shards are kept."
@@ -60,6 +62,8 @@ def train(
     accumulation: int,
     threads: int | None,
     override: tuple[str, ...],
+    region: str | None,
+    pue: float | None,
     allow_invalid: bool,
     cache: Path | None,
     distrust_cache: bool,
@@ -109,7 +113,7 @@ def train(
         return training.dry_run(plan, job)
     outcome = training.run_training(plan, job, settings.run_options())
     assert outcome is not None
-    return training.result(outcome)
+    return training.result(outcome, region=region, pue=pue)
 
 
 def choose_device(name: str) -> str:

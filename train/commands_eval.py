@@ -27,6 +27,8 @@ from headwater.options import Settings, common, emit
 @click.option(
     "--device", default="auto", show_default=True, metavar="auto|cpu|cuda", help="Where to evaluate."
 )
+@click.option("--region", metavar="ISO3", help="Grid for CO2e, as DEU or WORLD.  [default: HEADWATER_REGION]")
+@click.option("--pue", type=float, help="Power usage effectiveness of the room, for CO2e.")
 @click.option("--strict", is_flag=True, help="A set that is not there is an error.")
 @click.option("--allow-invalid", is_flag=True, help="End with 0 although some pictures were left out.")
 @click.option(
@@ -44,6 +46,8 @@ def evaluate(
     tasks: tuple[str, ...],
     weights: Path | None,
     device: str,
+    region: str | None,
+    pue: float | None,
     strict: bool,
     allow_invalid: bool,
     cache: Path | None,
@@ -56,10 +60,11 @@ def evaluate(
     headwater eval run --suite datacomp38 --root /data/datacomp-eval -o results
     """
     from headwater.steps import describe_plan
+    from train._spent import of_training
     from train.commands import choose_device
     from train.evaluation import check_outcome, plan_eval, run_eval, subject_of
     from train.results import read_results, summary_lines
-    from train.runs import need_training_packages
+    from train.runs import need_training_packages, open_run
     from train.suite import load_suite
 
     need_training_packages()
@@ -85,9 +90,15 @@ def evaluate(
     assert outcome is not None
     results = read_results(outcome.path)
     energy = outcome.step.energy
+    trained = open_run(run)
+    samples = trained.run.samples_seen if trained.run else None
+    cost, cost_lines = of_training(trained.step, results, samples, region=region, pue=pue)
     already = " (already there)" if outcome.cached else ""
     lines = [f"{outcome.path}: {run.name} on {results.suite}{already}"]
     lines += [f"  {line}" for line in summary_lines(results)]
+    if cost_lines:
+        lines += ["  what the training cost, and each point of the main mean above chance:"]
+        lines += [f"    {line}" for line in cost_lines]
     lines.append(
         f"  {energy.duration_seconds:.1f} s, {energy.cpu_seconds:.1f} CPU s; step {outcome.step.id[:12]}"
     )
@@ -97,6 +108,7 @@ def evaluate(
         "up_to_date": outcome.cached,
         "results": results.model_dump(mode="json"),
         "energy": energy.model_dump(mode="json"),
+        "training_costs": cost,
         "text": "\n".join(lines),
     }
     emit(document, as_json=settings.as_json)
@@ -115,6 +127,8 @@ def evaluate(
 @click.option("--each-run", is_flag=True, help="Every run is an arm of its own.")
 @click.option("--allow-nonconforming", is_flag=True, help="Compare runs that changed their recipe.")
 @click.option("--resamples", type=int, help="Of the bootstrap.")
+@click.option("--region", metavar="ISO3", help="Grid for CO2e, as DEU or WORLD.  [default: HEADWATER_REGION]")
+@click.option("--pue", type=float, help="Power usage effectiveness of the room, for CO2e.")
 @common
 def compare(
     settings: Settings,
@@ -125,6 +139,8 @@ def compare(
     each_run: bool,
     allow_nonconforming: bool,
     resamples: int | None,
+    region: str | None,
+    pue: float | None,
 ) -> dict[str, Any]:
     """Compare evaluations of trainings that differ only in their data; the first is the baseline.
 
@@ -134,6 +150,7 @@ def compare(
     \b
     headwater compare all-s0 all-s1 all-s2 filtered-s0 filtered-s1 filtered-s2 -o compare.html
     """
+    from headwater.carbon import check_pue, factor
     from train.comparison import compare as compare_results
     from train.statistics import RESAMPLES
 
@@ -152,6 +169,8 @@ def compare(
         labels=named,
         seed=settings.seed or 0,
         resamples=resamples or RESAMPLES,
+        factor=factor(region),
+        pue=check_pue(pue) if pue is not None else None,
     )
     from train._comparison_page import page_of
     from train._comparison_text import text_of

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from headwater.carbon import CarbonFactor
 from headwater.errors import UsageError
 from train._comparable import Evaluated, check_comparable, common_name, open_evaluated, selected_on
 from train._comparison_record import (
@@ -47,6 +48,8 @@ def compare(
     labels: Mapping[str, str] | None = None,
     seed: int = 0,
     resamples: int = RESAMPLES,
+    factor: CarbonFactor | None = None,
+    pue: float | None = None,
 ) -> Comparison:
     """Compare evaluations. `each_run` makes every run an arm of its own (for runs of the same data, such as soups);
     `labels` names arms by their data id, its beginning, or a folder's name; `seed` is that of the bootstrap.
@@ -73,7 +76,10 @@ def compare(
         level=LEVEL,
         resamples=resamples,
         bootstrap_seed=seed,
-        arms=[_arm(arm, name, lines, first.aggregates) for arm, name in zip(arms, names, strict=True)],
+        arms=[
+            _arm(arm, name, lines, first.aggregates, (factor, pue))
+            for arm, name in zip(arms, names, strict=True)
+        ],
         tasks=[
             ComparedTask(
                 key=line.key,
@@ -127,7 +133,11 @@ def _labels(arms: Sequence[Sequence[Evaluated]], given: Mapping[str, str]) -> li
 
 
 def _arm(
-    arm: Sequence[Evaluated], label: str, lines: Sequence[TaskLine], aggregates: Sequence[Aggregate]
+    arm: Sequence[Evaluated],
+    label: str,
+    lines: Sequence[TaskLine],
+    aggregates: Sequence[Aggregate],
+    carbon: tuple[CarbonFactor | None, float | None],
 ) -> Arm:
     tasks = {}
     for line in lines:
@@ -145,7 +155,7 @@ def _arm(
             samples_seen=one.run.samples_seen if one.run else None,
             unique_samples=one.run.unique_samples if one.run else None,
             selected_on_suite=selected_on(one.run, one.results),
-            costs=_costs(one),
+            costs=_costs(one, carbon),
         )
         for one in arm
     ]
@@ -176,7 +186,7 @@ def _near_chance(lines: Sequence[TaskLine]) -> bool | None:
     return near
 
 
-def _costs(one: Evaluated) -> list[CostRow]:
+def _costs(one: Evaluated, carbon: tuple[CarbonFactor | None, float | None]) -> list[CostRow]:
     """What the training cost, per 1,000 samples seen and per point of the main mean above chance."""
     if one.run_step is None:
         return []
@@ -184,7 +194,9 @@ def _costs(one: Evaluated) -> list[CostRow]:
     points = None
     if main is not None:
         points = points_above_chance(main.value, _mean(main, one.results.tasks).chance)
-    return costs(one.run_step.energy, samples=one.run.samples_seen if one.run else None, points=points)
+    samples = one.run.samples_seen if one.run else None
+    factor, pue = carbon
+    return costs(one.run_step.energy, samples=samples, points=points, factor=factor, pue=pue)
 
 
 def _value_of(one: Evaluated, wanted: Aggregate) -> float | None:

@@ -1,14 +1,14 @@
 """Batches for open_clip's loop: samples are read straight from the tars by offset, decoded, and counted one by one.
 
 A batch carries, beside its pictures and token ids, where each sample came from and what had to be skipped; the loop takes the first
-two, the ledger the rest. Batch i of a part comes from stream i mod `streams` (train/order.py) and its random crops from a seed of
-its own, so the number of loader processes decides nothing but the speed.
+two, the ledger the rest. Batch i of a part comes from stream i mod `streams` (train/order.py), and each random crop from a seed that
+depends on the sample's place in its stream alone, so the number of loader processes decides nothing but the speed.
 """
 
 from __future__ import annotations
 
 import io
-import mmap
+import os
 import random
 import time
 from collections import OrderedDict
@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from headwater.errors import HeadwaterError
+from headwater.errors import HeadwaterError, IntegrityError
+from headwater.files import named_io
 from train.order import Place, derived_seed, samples
 
-OPEN_TARS = 64  # mapped at once in each loader process
+OPEN_TARS = 64  # at once in each loader process
 SKIPS_IN_A_ROW = 10_000  # after so many bad samples in a row there is nothing to train on
 
 
@@ -52,20 +53,39 @@ class Seen:
 
 
 class Tars:
-    """The shards mapped into memory, with the table of samples of each; the least used are let go."""
+    """The shards, each open with the table of its samples; the least used are closed.
 
-    def __init__(self, paths: Sequence[str]) -> None:
-        self._paths = paths
-        self._open: OrderedDict[int, tuple[mmap.mmap, Any]] = OrderedDict()
+    Read by offset and not mapped: a tar that is cut while it is read gives an error, and not a signal that ends the process.
+    """
 
-    def sample(self, shard: int, number: int) -> tuple[memoryview, bytes]:
-        """Picture and caption of one sample, as they lie in the tar."""
-        view, table = self._shard(shard)
-        start, size = int(table.image_offset[number]), int(table.image_size[number])
-        at, length = int(table.text_offset[number]), int(table.text_size[number])
-        return memoryview(view)[start : start + size], view[at : at + length]
+    def __init__(self, paths: Sequence[str], usable: Sequence[int]) -> None:
+        self._paths, self._usable = paths, usable
+        self._open: OrderedDict[int, tuple[int, Any]] = OrderedDict()
 
-    def _shard(self, shard: int) -> tuple[mmap.mmap, Any]:
+    def sample(self, shard: int, number: int) -> tuple[bytes, bytes]:
+        """Picture and caption of one sample, as they lie in the tar. Raises IntegrityError when the tar is another than it was."""
+        fd, table = self._shard(shard)
+        picture = self._read(shard, fd, int(table.image_offset[number]), int(table.image_size[number]))
+        return picture, self._read(shard, fd, int(table.text_offset[number]), int(table.text_size[number]))
+
+    def close(self) -> None:
+        """Let go of all files."""
+        while self._open:
+            os.close(self._open.popitem()[1][0])
+
+    def _read(self, shard: int, fd: int, offset: int, size: int) -> bytes:
+        data = os.pread(fd, size, offset)
+        if len(data) != size:
+            raise self._changed(shard)
+        return data
+
+    def _changed(self, shard: int) -> IntegrityError:
+        return IntegrityError(
+            f"{self._paths[shard]}: changed while it was trained on",
+            hint="put the shards back and run the same line",
+        )
+
+    def _shard(self, shard: int) -> tuple[int, Any]:
         found = self._open.get(shard)
         if found is not None:
             self._open.move_to_end(shard)
@@ -74,27 +94,36 @@ class Tars:
 
         path = Path(self._paths[shard])
         table, _ = read_table(path)
-        with open(path, "rb") as handle:
-            view = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
-        self._open[shard] = view, table
+        if len(table) != self._usable[shard]:
+            raise self._changed(shard)
+        with named_io(path):
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._open[shard] = fd, table
         if len(self._open) > OPEN_TARS:
-            self._open.popitem(last=False)  # closed when nothing refers to it any more
-        return view, table
+            os.close(self._open.popitem(last=False)[1][0])
+        return fd, table
 
 
-def decode(picture: memoryview, max_pixels: int) -> Any:
-    """An RGB picture as webdataset's `pilrgb` makes it. Raises what Pillow raises, or ValueError for one that is too large."""
+class TooLarge(Exception):
+    """A picture with more pixels than are decoded."""
+
+
+def decode(picture: bytes, max_pixels: int) -> Any:
+    """An RGB picture as webdataset's `pilrgb` makes it. Raises what Pillow raises, or TooLarge."""
     from PIL import Image
 
     image = Image.open(io.BytesIO(picture), formats=("JPEG", "PNG", "WEBP"))
     if image.width * image.height > max_pixels:
-        raise ValueError(f"{image.width} x {image.height} pixels")
+        raise TooLarge(f"{image.width} x {image.height} pixels")
     image.load()
     return image.convert("RGB")
 
 
 class Batches:
-    """An iterable of (pictures, token ids, Seen) for one rank; `part` is set before each part. For torch's DataLoader."""
+    """An iterable of (pictures, token ids, Seen) for one rank; `part` is set before each part. For torch's DataLoader.
+
+    An error of ours comes as the last item, for the reader to raise: torch would make a traceback of its message.
+    """
 
     def __init__(
         self,
@@ -113,7 +142,7 @@ class Batches:
         self._transform, self._tokenize = transform, tokenize
         self._tars: Tars | None = None
 
-    def __iter__(self) -> Iterator[tuple[Any, Any, Seen]]:
+    def __iter__(self) -> Iterator[tuple[Any, Any, Seen] | HeadwaterError]:
         import torch
         from torch.utils.data import get_worker_info
 
@@ -121,15 +150,21 @@ class Batches:
         worker, workers = (info.id, info.num_workers) if info is not None else (0, 1)
         if info is not None:
             torch.set_num_threads(1)
-        self._tars = self._tars or Tars(self._source.tars)
+        self._tars = self._tars or Tars(self._source.tars, self._source.usable)
         streams, part = self._source.streams, int(self._part.value)
-        flows = {
-            s: self._flow(self._rank * streams + s, part) for s in range(streams) if s % workers == worker
-        }
+        flows = {}
+        for stream in range(worker, streams, workers):
+            number = self._rank * streams + stream
+            flows[stream] = number, enumerate(self._flow(number, part))
         spent = 0.0
         for number in range(worker, self._batches, workers):
             before = time.process_time()
-            batch = self._batch(flows[number % streams], (part, self._rank, number))
+            stream, flow = flows[number % streams]
+            try:
+                batch = self._batch(flow, part, stream)
+            except HeadwaterError as error:
+                yield error
+                return
             spent += time.process_time() - before
             batch[2].loader, batch[2].cpu_seconds = worker, spent
             yield batch
@@ -148,7 +183,9 @@ class Batches:
             streams=source.streams * self._processes,
         )
 
-    def _batch(self, flow: Iterator[tuple[int, int]], names: tuple[int, int, int]) -> tuple[Any, Any, Seen]:
+    def _batch(
+        self, flow: Iterator[tuple[int, tuple[int, int]]], part: int, stream: int
+    ) -> tuple[Any, Any, Seen]:
         import torch
 
         assert self._tars is not None
@@ -157,12 +194,12 @@ class Batches:
         skipped: list[tuple[int, int, str]] = []
         shard, sample = np.empty(self._size, np.int32), np.empty(self._size, np.int32)
         with torch.random.fork_rng(devices=[]):
-            seed = derived_seed(self._source.seed, *names, "crops")
-            torch.manual_seed(seed)
-            random.seed(seed)
             while len(pictures) < self._size:
-                at, number = next(flow)
+                place, (at, number) = next(flow)
                 raw, text = self._tars.sample(at, number)
+                seed = derived_seed(self._source.seed, part, stream, place, "crop")
+                torch.manual_seed(seed)
+                random.seed(seed)
                 try:
                     tensor = self._transform(decode(raw, self._source.max_pixels))
                     caption = text.decode("utf-8")
@@ -195,7 +232,9 @@ def dataset(batches: Batches) -> Any:
 def _reason(error: Exception) -> str:
     if isinstance(error, UnicodeDecodeError):
         return "other"
-    return "too_large" if isinstance(error, ValueError) and "pixels" in str(error) else "undecodable"
+    # ours, or Pillow's own refusal of a decompression bomb
+    large = isinstance(error, TooLarge) or type(error).__name__ == "DecompressionBombError"
+    return "too_large" if large else "undecodable"
 
 
 def loader_processes(wanted: int, streams: int) -> int:

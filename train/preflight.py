@@ -58,7 +58,11 @@ __all__ = [
 ]
 
 SAMPLE_PICTURES = 256
-LIGHT_BYTES = 200_000_000  # below this, starting processes costs more than the work
+LIGHT_BYTES = {
+    "headers": 1 << 30,
+    "sample": 1 << 30,
+    "all": 64 << 20,
+}  # below, processes cost more than the work
 
 
 @dataclass(frozen=True)
@@ -158,7 +162,7 @@ def scan_data(
     """
     sources = list_sources(folders)
     named = sorted((source.name(shard), shard) for source in sources for shard in source.shards.values())
-    light = sum(shard.size_bytes for _, shard in named) < LIGHT_BYTES
+    light = sum(shard.size_bytes for _, shard in named) < LIGHT_BYTES[decode]
     executor = Executor(engine, workers)
     jobs = [
         Job(number, shard.path, name, decode, SAMPLE_PICTURES, seed, max_pixels)

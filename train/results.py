@@ -110,6 +110,7 @@ class Aggregate(Record):
     )
     complete: bool = Field(description="whether every listed task went in")
     missing: list[str] = Field(default_factory=list, description="keys of those that did not")
+    tasks: list[str] = Field(default_factory=list, description="keys of those that went in")
 
 
 class Results(Record):

@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from headwater.config import load_yaml, validate
 from headwater.errors import IntegrityError, MissingInput, UsageError, nearest
 from headwater.hashing import DigestCache
 from headwater.manifest import Count, Record, identity_id
@@ -30,7 +31,6 @@ TEMPLATES = "zeroshot_classification_templates.txt"
 DATASET_TYPE = "dataset_type.txt"
 COMMON_FILES = (CLASSNAMES, TEMPLATES, DATASET_TYPE)
 SUITE_NAME = "suite.yaml"
-MAX_SUITE_BYTES = 4 << 20
 MAX_SHARDS = 1_000_000
 BUILT_IN = Path(__file__).resolve().parent / "suites"  # registries shipped as data; they hold no pictures
 
@@ -145,16 +145,7 @@ def load_suite(source: str | Path, *, root: Path | None = None) -> Suite:
     Raises MissingInput, UsageError (not suite/1, naming the field).
     """
     path = _find(source)
-    document = _parse(path)
-    try:
-        file = SuiteFile.model_validate(document)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise UsageError(
-            f"{path}: {where}: {first['msg']}{more}", hint="`headwater schema suite` shows what it may hold"
-        ) from error
+    file = validate(SuiteFile, load_yaml(path), str(path))
     if root is None:
         root = path.parent / file.root if file.root else path.parent
     if not root.is_dir():
@@ -179,17 +170,6 @@ def _find(source: str | Path) -> Path:
     if path.suffix or "/" in str(source):
         raise MissingInput(f"{source}: no such suite")
     raise UsageError(f"unknown suite {str(source)!r}: {nearest(str(source), shipped)}")
-
-
-def _parse(path: Path) -> Any:
-    import yaml
-
-    if path.stat().st_size > MAX_SUITE_BYTES:
-        raise IntegrityError(f"{path}: {path.stat().st_size:,} bytes are no suite file")
-    try:
-        return yaml.safe_load(path.read_bytes())
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise UsageError(f"{path}: not YAML ({str(error).splitlines()[0]})") from error
 
 
 def shard_count(folder: Path, split: str) -> int:

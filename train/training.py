@@ -130,8 +130,9 @@ def dry_run(plan: Plan, job: Job) -> dict[str, Any]:
     return facts
 
 
-def result(outcome: Outcome) -> dict[str, Any]:
+def result(outcome: Outcome, *, region: str | None = None, pue: float | None = None) -> dict[str, Any]:
     """What the command tells of a finished training."""
+    from train._spent import spent
     from train.runs import Run
 
     step = outcome.step
@@ -144,7 +145,9 @@ def result(outcome: Outcome) -> dict[str, Any]:
     rate = details.get("samples_per_second")
     changed = ", ".join(f"{name}={value}" for name, value in run.overrides.items())
     first = f"{outcome.path}: {run.recipe_name} on {run.data_id[:12]}, seed {run.seed}{there}"
-    seen = f"{run.samples_seen:,} samples seen, {run.unique_samples:,} of {run.usable_samples:,} at least once"
+    seen = (
+        f"{run.samples_seen:,} samples seen, {run.unique_samples:,} of {run.usable_samples:,} at least once"
+    )
     lines = [
         first if run.conforming else f"{first}; NOT conforming: {changed}",
         f"  {seen}; loss {run.last_loss} (chance {run.chance_loss:.3f}): {run.verdict}",
@@ -157,6 +160,8 @@ def result(outcome: Outcome) -> dict[str, Any]:
     lines.append(
         f"  {energy.duration_seconds:.1f} s, {energy.cpu_seconds:.1f} CPU s{resumed}; step {step.id[:12]}"
     )
+    costs, cost_lines = spent(energy, samples=run.samples_seen, points=None, region=region, pue=pue)
+    lines += [f"  {line}" for line in cost_lines]
     document = {
         "output": str(outcome.path),
         "step_id": step.id,
@@ -164,6 +169,7 @@ def result(outcome: Outcome) -> dict[str, Any]:
         "run": run.model_dump(mode="json"),
         "details": details,
         "energy": energy.model_dump(mode="json"),
+        "costs": costs,
     }
     return {**document, "text": "\n".join(lines)}
 
@@ -173,7 +179,9 @@ def check_shards(job: Job) -> Any:
     from train.preflight import check_data, scan_data
 
     recipe = job.recipe
-    scan = scan_data(job.data, workers=max(job.loader_processes, 1), seed=job.seed)
+    scan = scan_data(
+        job.data, workers=max(job.loader_processes, 1), seed=job.seed, max_pixels=MAX_PIXELS
+    )
     check_data(
         scan,
         min_shards=recipe.data_contract.min_shards,
@@ -226,7 +234,6 @@ def _prepare(folder: Path, key: str, job: Job, scan: Any) -> None:
     )
     document = {
         "run_key": key,
-        "parent": os.getpid(),
         "arguments": arguments,
         "placement": placement.document(),
         "global_batch": recipe.budget.global_batch,

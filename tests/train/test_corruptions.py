@@ -1,4 +1,5 @@
-"""Corruptions: the same for the same picture, seed and name; stronger with strength; at the published sizes, the published constants."""
+"""Corruptions: the same for the same picture, seed and name; stronger with strength; at the published sizes, the
+published constants."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def test_where_it_starts_and_in_what_blocks_changes_nothing(monkeypatch: pytest.
     other = fit(x, y, 1e-4, start=fit(x, y, 1e-1), tolerance=1e-9)
     assert other.weights == pytest.approx(found.weights, rel=1e-3, abs=1e-4)
     assert np.array_equal(fit(x, y, 1e-4, tolerance=1e-9).weights, found.weights), "the same bits every time"
-    monkeypatch.setattr("train._probe.ROWS", 7)
+    monkeypatch.setattr("train._probe.ROWS", 70)
     assert fit(x, y, 1e-4, tolerance=1e-9).weights == pytest.approx(found.weights, rel=1e-3, abs=1e-4)
 
 

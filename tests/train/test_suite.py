@@ -12,7 +12,6 @@ import yaml
 
 from headwater.errors import IntegrityError, MissingInput, UsageError
 from tests.train.eval_kit import COLOURS, caption_set, colour_set, picture, task, write_suite, write_tar
-from train import suite as suites
 from train.suite import digest_suite, load_suite, shard_paths, suite_id
 
 
@@ -152,7 +151,7 @@ def test_what_is_wrong_with_the_file_is_named(root: Path, change: Callable[[Any]
         load_suite(root)
 
 
-def test_files_that_are_no_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_are_no_suite(tmp_path: Path) -> None:
     path = tmp_path / "suite.yaml"
     with pytest.raises(MissingInput, match=r"no suite\.yaml"):
         load_suite(tmp_path)
@@ -161,20 +160,17 @@ def test_files_that_are_no_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(UsageError, match="unknown suite 'none'"):
         load_suite("none")
     path.write_text("tasks: [")
-    with pytest.raises(UsageError, match="not YAML"):
+    with pytest.raises(UsageError, match="not valid YAML"):
         load_suite(tmp_path)
     path.write_text("!!python/object/apply:os.system ['true']")
-    with pytest.raises(UsageError, match="not YAML"):
+    with pytest.raises(UsageError, match="not valid YAML"):
         load_suite(tmp_path)
     path.write_text("[1]")
-    with pytest.raises(UsageError, match="the file"):
+    with pytest.raises(UsageError, match="must be a mapping"):
         load_suite(tmp_path)
     write_suite(tmp_path, [task("a")])
     with pytest.raises(MissingInput, match="looks for its sets there"):
         load_suite(tmp_path, root=tmp_path / "gone")
-    monkeypatch.setattr(suites, "MAX_SUITE_BYTES", 10)
-    with pytest.raises(IntegrityError, match="no suite file"):
-        load_suite(tmp_path)
 
 
 def test_an_unknown_family_is_told_with_the_nearest(root: Path) -> None:

@@ -1,21 +1,23 @@
-"""Zero-shot classification by group: the worst group's accuracy, a table of all groups, or faces under several questions.
+"""Zero-shot classification by group: the worst group's accuracy, and a table of all groups.
 
-Groups come with each picture: `npy`, one whole number for each name in the option `fields` (as DataComp stores WILDS metadata), or
-without `fields` the key `group_field` of its `json` (text or whole number). Options:
+Groups come with each picture: `npy`, one whole number for each name in the option `fields` (as DataComp stores WILDS
+metadata), or without `fields` the key `group_field` of its `json` (text or whole number). Options:
 
     group_field   whose worst value counts; default "group"
     fields        names of the numbers in npy, in order
     also          further fields to put into the table
-    leave_out     values of group_field that the worst does not count, such as FMoW's "Other"; they stay in the table and in acc1
+    leave_out     values of group_field that the worst does not count, such as FMoW's "Other"; the table and acc1 do
     k             top-k accuracy; default 1
     table: faces  FairFace and UTKFace (train/_faces.py): no main metric
 
-Metrics are those of `zeroshot`, F1-macro_all (over labels that occur, iWildCam's) and DataComp's names, ACC being `acc` or `acc_topK`:
-ACC_FIELD:VALUE and count_FIELD:VALUE for each group that has pictures; ACC_wg, the worst of group_field; ACC_worst_FIELD for every
-field, count_worst_FIELD its number of pictures, and ACC_worst_FIELD_all with nothing left out.
+Metrics are those of `zeroshot`, F1-macro_all (over labels that occur, iWildCam's) and DataComp's names, ACC being `acc`
+or `acc_topK`: ACC_FIELD:VALUE and count_FIELD:VALUE for each group that has pictures; ACC_wg, the worst of group_field;
+ACC_worst_FIELD for every field, count_worst_FIELD its number of pictures, and for group_field ACC_worst_FIELD_all, with
+nothing left out.
 
-A minimum over groups is biased downwards, the more so the smaller the groups are: read it with its count. Its standard error is that
-of the minimum under resampling within groups with a fixed seed (train/metrics.py), and is no cure for the bias.
+A minimum over groups is biased downwards, the more so the smaller the groups are: read it with its count. Its standard
+error is that of the minimum under resampling within groups with a fixed seed (train/metrics.py), and is no cure for the
+bias.
 """
 
 from __future__ import annotations

@@ -1,18 +1,19 @@
 """Robustness: zero-shot accuracy on pictures that are corrupted, as a whole or in patches, at five strengths.
 
-Two published studies of vision transformers, on the task's own pictures: common corruptions (train/_corruptions.py) and perturbed
-patches (train/_patches.py); both docstrings say what is published and what is ours. A picture is corrupted as the model sees it: after
-resizing and cropping to the model's size, before normalisation. The random numbers of one picture come from the evaluation's seed, its key
-and the corruption, so all runs see the same corrupted pictures.
+Two published studies of vision transformers, on the task's own pictures: common corruptions (train/_corruptions.py) and
+perturbed patches (train/_patches.py); both docstrings say what is published and what is ours. A picture is corrupted as
+the model sees it: after resizing and cropping to the model's size, before normalisation. The random numbers of one
+picture come from the evaluation's seed, its key and the corruption, so all runs see the same corrupted pictures.
 
-Options: `corruptions` (names; default: the 15 common ones, patch_drop and patch_shuffle; patch_NAME for any common one), `strengths`
-(default 1 to 5), `limit` (only so many pictures, those with the smallest SHA-256 of their key; default all), `patches` (how many of 196
-patches patch_NAME corrupts; default 49). Cost: pictures x (1 + corruptions x strengths) forward passes.
+Options: `corruptions` (names; default: the 15 common ones, patch_drop and patch_shuffle; patch_NAME for any common
+one), `strengths` (default 1 to 5), `limit` (only so many pictures, those with the smallest SHA-256 of their key;
+default all), `patches` (how many of 196 patches patch_NAME corrupts; default 49). Cost: pictures x (1 + corruptions x
+strengths) forward passes.
 
-Main metric: mean_corrupted_acc1, the mean over all corruptions and strengths (errors are not divided by those of another model, as mCE
-does: every run would need AlexNet's). Beside it: clean_acc1 on the same pictures, relative_acc1 = corrupted / clean (null if clean
-is 0), common_acc1 and patch_acc1 (means of either kind), acc1_strength_S, acc1_NAME, acc1_NAME_S. The standard error is over
-pictures, each with all of its corruptions, which are not independent draws.
+Main metric: mean_corrupted_acc1, the mean over all corruptions and strengths (errors are not divided by those of
+another model, as mCE does: every run would need AlexNet's). Beside it: clean_acc1 on the same pictures, relative_acc1 =
+corrupted / clean (null if clean is 0), common_acc1 and patch_acc1 (means of either kind), acc1_strength_S, acc1_NAME,
+acc1_NAME_S. The standard error is over pictures, each with all of its corruptions, which are not independent draws.
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
-"""WinoGAViL: given a cue and some pictures, choose as many as are associated with it; the Jaccard index of choice and truth.
+"""WinoGAViL: which of some pictures are associated with a cue; the Jaccard index of choice and truth.
 
-Source: Bitton et al. 2022, arXiv 2207.12576, scored as DataComp scores it: prompt "A {cue}", or "An {cue}" before a, e, i, o, u, the
-cue in lower case; the k pictures closest to it are chosen, k being the number of true associations (ties: the candidate named
-first). The main metric, jaccard_score_10-12, is the mean over items with 10 or 12 candidates, and only those are the task's examples;
-the other sizes are metrics beside it: avg_jaccard_score (all), jaccard_score_N (N candidates). The suite option `candidates`
-replaces [10, 12]; the metric's name follows it.
+Source: Bitton et al. 2022, arXiv 2207.12576, scored as DataComp scores it: prompt "A {cue}", or "An {cue}" before a, e,
+i, o, u, the cue in lower case; the k pictures closest to it are chosen, k being the number of true associations (ties:
+the candidate named first). The main metric, jaccard_score_10-12, is the mean over items with 10 or 12 candidates, and
+only those are the task's examples; the other sizes are metrics beside it: avg_jaccard_score (all), jaccard_score_N (N
+candidates). The suite option `candidates` replaces [10, 12]; the metric's name follows it.
 
-The set: test tars as in every task, one picture a sample, keys unique; the file `items.jsonl` in the task folder, one object a line:
-    {"cue": "bird", "candidates": ["0001", "0007", …], "associations": ["0007"]}      keys of samples; associations among the candidates
-`size` of the task counts items.
+The set: test tars as in every task, one picture a sample, keys unique; and the file `items.jsonl` in the task folder,
+one object a line, its pictures named by key, the associations among the candidates. `size` of the task counts items.
+
+    {"cue": "bird", "candidates": ["0001", "0007", …], "associations": ["0007"]}
 """
 
 from __future__ import annotations
