@@ -84,7 +84,7 @@ def test_row_07_killed_at_any_rename(root: Path, tmp_path: Path) -> None:
         output = tmp_path / f"out{nth}"
         argv = inject.python(SCRIPT, root, output, "--quiet")
         done = inject.inject(argv, call="rename", nth=nth, signal="KILL", env=env)
-        assert done.returncode in (0, *KILLED), done.stderr
+        assert done.returncode in (0, *KILLED), (nth, done.stderr)
         killed += done.returncode in KILLED
         # to the end in this process: the same key, whoever works
         whole(root, output)

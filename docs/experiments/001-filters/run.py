@@ -97,7 +97,8 @@ def one(work: Path, suite: Path, arm: str, seed: int) -> None:
     headwater(
         "eval", run, "--suite", suite, "-o", results, "--device", "cpu", "--cache", work / "cache", *chosen
     )
-    print(f"done: {arm}, seed {seed}", flush=True)
+    sys.stdout.write(f"done: {arm}, seed {seed}\n")
+    sys.stdout.flush()
 
 
 def main() -> None:
