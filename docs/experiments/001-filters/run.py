@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-FILTERS = ("size", "caption", "english", "dedup", "cap", "all")
+FILTERS = ("size", "caption", "dedup", "cap", "all")
 TASKS = ("clipart/folders", "clipart/folders-probe", "clipart/titles", "emoji/names-fluent", "stamps/en")
 RECIPE = HERE / "recipe.yaml"
 SHARD = 500  # about; shards of one arm are of equal size, since shards are drawn uniformly

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-FILTERS = ("size", "caption", "english", "dedup", "cap", "all")
+FILTERS = ("size", "caption", "dedup", "cap", "all")
 MEAN = "mean of 4 tasks"
 
 
