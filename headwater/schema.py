@@ -19,18 +19,24 @@ DIALECT = (
 
 # name -> module:class, imported when it is asked for
 MODELS: dict[str, str] = {
+    "comparison": "train._comparison_record:Comparison",
     "counts": "headwater.manifest:Counts",
     "energy": "headwater.manifest:Energy",
     "fetch": "distribute.fetching.record:FetchLedger",
     "last-seen": "distribute.trust:SeenPointers",
+    "leaderboard": "train.leaderboard:Leaderboard",
     "leftovers": "headwater.release:Leftovers",
     "locations": "headwater.release:Locations",
     "manifest": "headwater.manifest:Manifest",
     "partial": "headwater.release:Partial",
     "pointer": "headwater.release:Pointer",
+    "recipe": "train.recipe:Recipe",
     "release": "headwater.release:Release",
+    "result": "train.results:Results",
     "rule": "curate.rules:RuleFile",
+    "run": "train.runs:Run",
     "step": "headwater.manifest:Step",
+    "suite": "train.suite:SuiteFile",
 }
 
 

@@ -7,6 +7,7 @@ that is damaged (a disk that lied, a power failure), or that is none of ours, co
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,7 +54,8 @@ def keep_previous(folder: Path) -> None:
     """Give the state that open_clip is about to replace its second name."""
     if (folder / LATEST).is_file():
         (folder / PREVIOUS).unlink(missing_ok=True)
-        os.link(folder / LATEST, folder / PREVIOUS)
+        with suppress(OSError):  # a file system without links keeps one state
+            os.link(folder / LATEST, folder / PREVIOUS)
 
 
 def choose(folder: Path, needed: Needed) -> list[str]:

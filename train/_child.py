@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -184,11 +185,19 @@ def _failure(folder: Path, code: int, log_start: int) -> HeadwaterError:
     )
 
 
-def _last_words(path: Path) -> str:
+def _last_words(path: Path, start: int) -> str:
+    """What was said of the cause in this attempt: a kill, the first error of a rank, the last error, or the last line."""
     try:
-        lines = path.read_bytes()[-20_000:].decode("utf-8", "replace").splitlines()
+        with open(path, "rb") as log:
+            log.seek(max(start, log.seek(0, os.SEEK_END) - 50_000))
+            lines = [line.strip() for line in log.read().decode("utf-8", "replace").splitlines()]
     except OSError:
         return "it said nothing"
-    words = [line.strip() for line in lines if line.strip()]
-    errors_said = [line for line in words if "Error" in line and not line.startswith("File ")]
-    return (errors_said or words or ["it said nothing"])[-1][:500]
+    # torchrun reports after the ranks, and a rank that lost another complains after that one
+    words = [line for line in lines if line and "torch.distributed.elastic" not in line]
+    error = re.compile(r"(\[rank\d+\]:)?\s*([A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit)\b.*)")
+    said = [found for line in words if (found := error.match(line))]
+    killed = [line for line in words if "Signal 9 (SIGKILL)" in line]
+    ranked = [found[2] for found in said if found[1]]
+    told = killed or ranked[:1] or [found[2] for found in said] or words or ["it said nothing"]
+    return told[-1][:500]

@@ -58,9 +58,8 @@ def _run(job: dict[str, Any]) -> None:
 
     engine = Engine(job, target.train_one_epoch)
     _patch(target, engine)
-    if (
-        int(os.environ.get("RANK", "0")) == 0
-    ):  # it alone looks for the state to go on from, and tells the others
+    # rank 0 alone looks for the state to go on from, and tells the others
+    if int(os.environ.get("RANK", "0")) == 0:
         _choose_state(job)
     code = target.main(list(job["arguments"]))
     if code:
@@ -145,7 +144,11 @@ class Engine:
         )
         workers = int(job["loader_processes"])
         loader = DataLoader(
-            dataset(batches), batch_size=None, num_workers=workers, persistent_workers=workers > 0
+            dataset(batches),
+            batch_size=None,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            multiprocessing_context="fork" if workers else None,  # Python 3.14 has another default
         )
         watched = _Watched(self, loader)
         watched.num_batches = int(job["batches_per_part"])

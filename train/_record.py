@@ -42,10 +42,11 @@ class Recorder:
         events: Path | None,
     ) -> None:
         self._names = {"run_key": run_key, "part": part, "rank": rank, "world": world}
-        self._accumulation, self._step = accumulation, first_step
+        self._accumulation, self._step, self._world = accumulation, first_step, world
         self._events = events
         self._pending: list[Seen] = []
         self._seen: list[Seen] = []
+        self._samples = 0  # in them
         self._losses: list[Any] = []  # of the current step
         self._steps: list[tuple[int, Any, float, Any]] = []  # step, loss, lr, logit scale
         self._checked = 0
@@ -75,6 +76,7 @@ class Recorder:
             self._pending.append(seen)
             if len(self._pending) == self._accumulation:
                 self._seen += self._pending
+                self._samples += sum(len(one.shard) for one in self._pending)
                 self._pending = []
 
     def _note(self, seen: Seen) -> None:
@@ -123,7 +125,7 @@ class Recorder:
         if self._events is None or now - self._told < EVENT_SECONDS:
             return
         self._told = now
-        samples = self.samples_before + sum(len(seen.shard) for seen in self._seen) * self._names["world"]  # type: ignore[operator]
+        samples = self.samples_before + self._samples * self._world
         event = {"step": self._step, "samples": samples, "loss": round(loss, 4), "part": self._names["part"]}
         with open(self._events, "a", encoding="utf-8") as handle:
             handle.write(json.dumps(event) + "\n")

@@ -76,13 +76,13 @@ def train(
     """
     from headwater.steps import check_output
     from train import training
+    from train._spent import check_stated
     from train.arguments import place
     from train.recipe import load_recipe
     from train.recipe import override as override_recipe
 
-    seed = 0 if settings.seed is None else settings.seed
-    if not 0 <= seed <= MAX_SEED:
-        raise UsageError(f"--seed {seed}: must be from 0 to {MAX_SEED:,}")
+    check_stated(region, pue)
+    seed = check_seed(settings)
     asked = load_recipe(recipe)
     resolved, changes, conforming = override_recipe(asked, override)
     where = choose_device(device)
@@ -114,6 +114,14 @@ def train(
     outcome = training.run_training(plan, job, settings.run_options())
     assert outcome is not None
     return training.result(outcome, region=region, pue=pue)
+
+
+def check_seed(settings: Settings) -> int:
+    """The seed that was asked for, 0 without one. Raises UsageError for one that not every generator takes."""
+    seed = 0 if settings.seed is None else settings.seed
+    if not 0 <= seed <= MAX_SEED:
+        raise UsageError(f"--seed {seed}: must be from 0 to {MAX_SEED:,}")
+    return seed
 
 
 def choose_device(name: str) -> str:

@@ -21,9 +21,12 @@ import numpy as np
 
 from headwater.errors import HeadwaterError, IntegrityError
 from headwater.files import named_io
+from train._shardcheck import MAX_CAPTION_BYTES, MAX_IMAGE_BYTES
 from train.order import Place, derived_seed, samples
 
 OPEN_TARS = 64  # at once in each loader process
+# far more than any context holds, and cut before the tokenizer, which needs a minute for a word of a million letters
+CAPTION_CHARACTERS = 10_000
 SKIPS_IN_A_ROW = 10_000  # after so many bad samples in a row there is nothing to train on
 
 
@@ -63,10 +66,16 @@ class Tars:
         self._open: OrderedDict[int, tuple[int, Any]] = OrderedDict()
 
     def sample(self, shard: int, number: int) -> tuple[bytes, bytes]:
-        """Picture and caption of one sample, as they lie in the tar. Raises IntegrityError when the tar is another than it was."""
+        """Picture and caption of one sample, as they lie in the tar.
+
+        Raises TooLarge as the check of the shards tells it, and IntegrityError when the tar is another than it was.
+        """
         fd, table = self._shard(shard)
-        picture = self._read(shard, fd, int(table.image_offset[number]), int(table.image_size[number]))
-        return picture, self._read(shard, fd, int(table.text_offset[number]), int(table.text_size[number]))
+        size, length = int(table.image_size[number]), int(table.text_size[number])
+        if size > MAX_IMAGE_BYTES or length > MAX_CAPTION_BYTES:
+            raise TooLarge(f"{size:,} and {length:,} bytes")
+        picture = self._read(shard, fd, int(table.image_offset[number]), size)
+        return picture, self._read(shard, fd, int(table.text_offset[number]), length)
 
     def close(self) -> None:
         """Let go of all files."""
@@ -105,7 +114,7 @@ class Tars:
 
 
 class TooLarge(Exception):
-    """A picture with more pixels than are decoded."""
+    """A picture or caption beyond what is read or decoded."""
 
 
 def decode(picture: bytes, max_pixels: int) -> Any:
@@ -196,13 +205,15 @@ class Batches:
         with torch.random.fork_rng(devices=[]):
             while len(pictures) < self._size:
                 place, (at, number) = next(flow)
-                raw, text = self._tars.sample(at, number)
                 seed = derived_seed(self._source.seed, part, stream, place, "crop")
                 torch.manual_seed(seed)
                 random.seed(seed)
                 try:
+                    raw, text = self._tars.sample(at, number)
                     tensor = self._transform(decode(raw, self._source.max_pixels))
-                    caption = text.decode("utf-8")
+                    caption = text.decode("utf-8")[:CAPTION_CHARACTERS]
+                except HeadwaterError:
+                    raise
                 except Exception as error:  # whatever Pillow makes of hostile bytes: left out and counted
                     skipped.append((at, number, _reason(error)))
                     if len(skipped) > SKIPS_IN_A_ROW and not pictures:

@@ -172,13 +172,18 @@ def load_model(folder: Path, *, device: str = "cpu", weights: Path | None = None
     try:
         document = json.loads(path.read_bytes())
         model_cfg, preprocess_cfg = document["model_cfg"], document.get("preprocess_cfg", {})
-        text_cfg = model_cfg["text_cfg"]
-    except (ValueError, KeyError, TypeError) as error:
+        towers = [model_cfg["text_cfg"], model_cfg["vision_cfg"]]
+        size = preprocess_cfg.get("size", 224)
+        if not all(isinstance(tower, dict) for tower in towers) or type(size) is not int:
+            raise TypeError("of other kinds than open_clip writes")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise IntegrityError(f"{path}: not an open_clip configuration") from error
-    if any(key in text_cfg for key in ("hf_model_name", "hf_tokenizer_name")):
-        raise IntegrityError(
-            f"{path}: its text tower comes from a model hub, which is not asked", hint="use open_clip's own"
-        )
+    for name in ("hf_model_name", "hf_tokenizer_name", "timm_model_pretrained"):
+        if any(tower.get(name) for tower in towers):
+            raise IntegrityError(
+                f"{path}: {name}: a tower comes from a model hub, which is not asked",
+                hint="use open_clip's own",
+            )
     need_training_packages()
     from train.weights import read_weights
 
@@ -192,7 +197,7 @@ def load_model(folder: Path, *, device: str = "cpu", weights: Path | None = None
         ) from error
     model.eval().to(device)
     scale = float(model.logit_scale.detach().exp())
-    return LoadedModel(model, transform, tokenizer, scale, int(preprocess_cfg.get("size", 224)), device)
+    return LoadedModel(model, transform, tokenizer, scale, size, device)
 
 
 def build(model_cfg: dict[str, Any], preprocess_cfg: dict[str, Any]) -> tuple[Any, Any, Any]:
@@ -208,11 +213,12 @@ def build(model_cfg: dict[str, Any], preprocess_cfg: dict[str, Any]) -> tuple[An
     logging.getLogger("timm").setLevel(logging.WARNING)
     try:
         model = (CustomTextCLIP if custom else CLIP)(**model_cfg)
-    except (TypeError, ValueError, KeyError, AssertionError, RuntimeError) as error:
+        preprocess = PreprocessCfg(**merge_preprocess_dict({}, preprocess_cfg))
+        transform = image_transform_v2(preprocess, is_train=False)
+        tokenizer = SimpleTokenizer(context_length=int(model_cfg["text_cfg"].get("context_length", 77)))
+    except (TypeError, ValueError, KeyError, AttributeError, AssertionError, RuntimeError) as error:
         raise IntegrityError(f"the model's configuration cannot be built: {error}") from error
-    preprocess = PreprocessCfg(**merge_preprocess_dict({}, preprocess_cfg))
-    length = int(model_cfg["text_cfg"].get("context_length", 77))
-    return model, image_transform_v2(preprocess, is_train=False), SimpleTokenizer(context_length=length)
+    return model, transform, tokenizer
 
 
 def need_training_packages() -> None:

@@ -29,7 +29,7 @@ from train.recipe import Recipe
 from train.runs import CONFIG, config_document, need_training_packages
 
 STEP = "train"
-VERSION = 1
+VERSION = 2  # 1: crops depended on the micro batch; docs/experiments/001-filters was made with it
 MAX_PIXELS = 50_000_000  # of one training picture
 
 
