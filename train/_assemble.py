@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from train.training import Job
 
 
-
 def assemble(
     step: Work, job: Job, scan: Any, folder: Path, attempts: list[dict[str, Any]]
 ) -> tuple[Counts, RunFacts]:

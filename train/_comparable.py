@@ -80,6 +80,13 @@ def open_evaluated(path: Path) -> Evaluated:
         folder = _only_results_of(path)
     results = read_results(folder)
     step = read_record(folder)
+    if step is not None:
+        recorded = {entry.path: entry.sha256 for entry in step.identity.outputs}.get(RESULTS_NAME)
+        if digest_file(folder / RESULTS_NAME, ("sha256",)).sha256 != recorded:
+            raise IntegrityError(
+                f"{folder / RESULTS_NAME}: is not the file that its record names",
+                hint="evaluate again with `headwater eval --force`",
+            )
     run_folder = _run_of(folder, results.run_id, step)
     if run_folder is None:
         return Evaluated(folder, results, step)

@@ -30,6 +30,7 @@ from train._comparison_record import (
     Verdict,
 )
 from train._paired import Paired, pair
+from train._spent import training_energy
 from train.aggregate import above_chance, chance_of, main_aggregate, mean, mean_error, members
 from train.costs import CostRow, costs, points_above_chance
 from train.results import Aggregate, TaskLine
@@ -187,8 +188,8 @@ def _near_chance(lines: Sequence[TaskLine]) -> bool | None:
 
 
 def _costs(one: Evaluated, carbon: tuple[CarbonFactor | None, float | None]) -> list[CostRow]:
-    """What the training cost, per 1,000 samples seen and per point of the main mean above chance."""
-    if one.run_step is None:
+    """What the training cost, per 1,000 samples seen and per point of the main mean above chance; a soup's is not told."""
+    if one.run_step is None or one.run_step.identity.step != "train":
         return []
     main = main_aggregate(one.results.aggregates)
     points = None
@@ -196,7 +197,8 @@ def _costs(one: Evaluated, carbon: tuple[CarbonFactor | None, float | None]) -> 
         points = points_above_chance(main.value, _mean(main, one.results.tasks).chance)
     samples = one.run.samples_seen if one.run else None
     factor, pue = carbon
-    return costs(one.run_step.energy, samples=samples, points=points, factor=factor, pue=pue)
+    total = training_energy(one.run_step)
+    return costs(total, samples=samples, points=points, factor=factor, pue=pue)
 
 
 def _value_of(one: Evaluated, wanted: Aggregate) -> float | None:

@@ -143,7 +143,7 @@ def examine(
         what = "none of its sets is" if len(missing) == len(suite.tasks) else f"{len(missing)} sets are not"
         raise MissingInput(
             f"suite {suite.name!r}: {what} in {suite.root}: {_some(missing)}",
-            hint="put the task folders there, or name the folder that holds them",
+            hint="put the task folders there, or name the folder that holds them with --root",
         )
     there = [task for task in suite.tasks if task.key not in missing]
     _all_at_once(suite, there, _check_shards)

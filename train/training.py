@@ -132,7 +132,7 @@ def dry_run(plan: Plan, job: Job) -> dict[str, Any]:
 
 def result(outcome: Outcome, *, region: str | None = None, pue: float | None = None) -> dict[str, Any]:
     """What the command tells of a finished training."""
-    from train._spent import spent
+    from train._spent import spent, training_energy
     from train.runs import Run
 
     step = outcome.step
@@ -160,7 +160,9 @@ def result(outcome: Outcome, *, region: str | None = None, pue: float | None = N
     lines.append(
         f"  {energy.duration_seconds:.1f} s, {energy.cpu_seconds:.1f} CPU s{resumed}; step {step.id[:12]}"
     )
-    costs, cost_lines = spent(energy, samples=run.samples_seen, points=None, region=region, pue=pue)
+    costs, cost_lines = spent(
+        training_energy(step), samples=run.samples_seen, points=None, region=region, pue=pue
+    )
     lines += [f"  {line}" for line in cost_lines]
     document = {
         "output": str(outcome.path),
@@ -179,9 +181,7 @@ def check_shards(job: Job) -> Any:
     from train.preflight import check_data, scan_data
 
     recipe = job.recipe
-    scan = scan_data(
-        job.data, workers=max(job.loader_processes, 1), seed=job.seed, max_pixels=MAX_PIXELS
-    )
+    scan = scan_data(job.data, workers=max(job.loader_processes, 1), seed=job.seed, max_pixels=MAX_PIXELS)
     check_data(
         scan,
         min_shards=recipe.data_contract.min_shards,

@@ -351,3 +351,19 @@ def test_a_suite_that_changed_meanwhile_is_another_evaluation(evaluated: Command
     assert read_results(tmp_path / "res-run").suite_id != before
     done = evaluated("compare", "res-run", "res-other")
     assert done.returncode == 2 and "task colours has other data, prompts or options" in done.stderr
+
+
+def test_a_figure_that_was_changed_by_hand(evaluated: Command, tmp_path: Path) -> None:
+    path = tmp_path / "res-other/results.json"
+    document = json.loads(path.read_bytes())
+    document["tasks"][0]["metrics"]["main_metric"] = 0.99
+    document["aggregates"][0]["value"] = 0.99
+    path.write_text(json.dumps(document))
+    refused(
+        evaluated("compare", "res-run", "res-other"),
+        13,
+        "results.json",
+        "is not the file that its record names",
+    )
+    board = evaluated("leaderboard", ".", "--json")
+    assert [entry["path"] for entry in json.loads(board.stdout)["skipped"]] == ["res-other"]
