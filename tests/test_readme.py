@@ -57,14 +57,25 @@ def test_every_command_of_a_training_runs(tmp_path: Path) -> None:
         for line in text.splitlines()
         if line
     ]
-    needed = ("pool import", "pool index", "filter-pool pool -o subset.npy", "reshard ", "filter-pool pool -o every")
+    needed = (
+        "pool import",
+        "pool index",
+        "filter-pool pool -o subset.npy",
+        "reshard ",
+        "filter-pool pool -o every",
+    )
     trained = ("train ", "eval ", "compare ", "leaderboard ", "soup ")
     commands = [line for line in lines if line.removeprefix("headwater ").startswith((*needed, *trained))]
     assert len(commands) >= 12, "the README has lost its training"
     environment = {**_environment(tmp_path), "OMP_NUM_THREADS": "1"}
     for command in commands:
         done = subprocess.run(
-            ["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600
+            ["bash", "-c", command],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=600,
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     assert (tmp_path / "compare.html").stat().st_size > 10_000

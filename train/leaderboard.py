@@ -218,7 +218,16 @@ def _row(group: Sequence[Evaluated]) -> Row:
         for line in first.tasks
         if line.main_metric is not None
     }
-    energies = [one.run_step.energy if one.run_step else None for one in group]
+    # of a soup, or of a training that was stopped in between, no record holds the whole price
+    whole = [
+        one.run_step is not None
+        and one.run_step.identity.step == "train"
+        and one.run_step.details.get("attempts", 1) == 1
+        for one in group
+    ]
+    energies = [
+        one.run_step.energy if one.run_step and w else None for one, w in zip(group, whole, strict=True)
+    ]
     return Row(
         rank=None,
         label=common_name([one.label for one in group]) or (first.data_id or first.run_id)[:12],

@@ -263,8 +263,18 @@ def summary_lines(results: Results) -> list[str]:
         if one.name.startswith("mean of"):
             which += "; not DataComp's 38"
         error = f" ± {_percent(one.standard_error)}" if one.standard_error is not None else ""
-        lines.append(f"{one.name}: {_percent(one.value)}{error} ({which})")
+        level = _mean_chance(results, one)
+        chance = f"; chance {_percent(level)}" if level is not None else ""
+        lines.append(f"{one.name}: {_percent(one.value)}{error}{chance} ({which})")
     return lines
+
+
+def _mean_chance(results: Results, aggregate: Aggregate) -> float | None:
+    """The mean of the chance levels of what went in; None when one is not known."""
+    known = {line.key: line.chance for line in results.tasks}
+    levels = [known.get(key) for key in aggregate.tasks]
+    found = [level for level in levels if level is not None]
+    return sum(found) / len(found) if found and len(found) == len(levels) else None
 
 
 def _percent(value: float | None) -> str:
