@@ -4,6 +4,7 @@ PYTHON ?= python3
 UV ?= uv
 VENV := .venv
 BENCH := .venv-bench
+TRAIN_BENCH := .venv-bench-train
 PY := $(VENV)/bin/python
 OURS := headwater curate distribute train
 
@@ -13,10 +14,10 @@ export PIP_NO_WARN_SCRIPT_LOCATION := 1
 unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench lint format lock moved
+.PHONY: help setup demo test bench bench-train lint format lock moved
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
 
 setup: $(VENV)/stamp  ## make .venv with the locked packages and this project
 
@@ -26,6 +27,9 @@ $(VENV)/stamp: moved
 endif
 ifneq ($(shell cat $(BENCH)/stamp 2>/dev/null),$(CURDIR))
 $(BENCH)/stamp: moved
+endif
+ifneq ($(shell cat $(TRAIN_BENCH)/stamp 2>/dev/null),$(CURDIR))
+$(TRAIN_BENCH)/stamp: moved
 endif
 moved:
 
@@ -73,9 +77,23 @@ $(BENCH)/stamp: tests/bench/requirements.lock
 	@$(BENCH)/bin/python -m pip install -qq --require-hashes -r tests/bench/requirements.lock
 	@printf '%s' '$(CURDIR)' > $@
 
+bench-train: setup $(TRAIN_BENCH)/stamp  ## training and evaluation beside open_clip and clip-benchmark
+	@HEADWATER_BENCH_TRAIN_PEERS=$(TRAIN_BENCH)/bin/python $(PY) tests/bench/train_agreement.py $(BENCH_ARGS)
+	@$(PY) tests/bench/train_overhead.py $(BENCH_ARGS)
+
+$(TRAIN_BENCH)/stamp: tests/bench/train_requirements.lock
+	$(fresh)
+	@echo "bench-train: installing clip-benchmark into $(TRAIN_BENCH)"
+	@rm -f $@
+	@$(PYTHON) -m venv --clear $(TRAIN_BENCH)
+	@$(TRAIN_BENCH)/bin/python -m pip install -qq --require-hashes -r tests/bench/train_requirements.lock
+	@printf '%s' '$(CURDIR)' > $@
+
 lock:  ## resolve the dependencies again (needs uv)
 	@command -v $(UV) >/dev/null || { echo "make lock needs uv; name it with UV=PATH" >&2; exit 1; }
 	$(UV) pip compile pyproject.toml --group dev --extra energy --extra seed --extra s3 --extra train --python-version 3.11 --universal \
 	  --generate-hashes --no-header --quiet --upgrade --output-file requirements.lock
 	$(UV) pip compile tests/bench/requirements.in --python-version 3.11 --universal \
 	  --generate-hashes --no-header --quiet --upgrade --output-file tests/bench/requirements.lock
+	$(UV) pip compile tests/bench/train_requirements.in --python-version 3.11 --universal \
+	  --generate-hashes --no-header --quiet --upgrade --output-file tests/bench/train_requirements.lock

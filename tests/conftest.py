@@ -71,7 +71,10 @@ def golden() -> Path:
 
 @pytest.fixture(autouse=True)
 def _no_joules(monkeypatch: pytest.MonkeyPatch) -> None:
+    from headwater import energy
+
     monkeypatch.setenv("HEADWATER_METER", "none")
+    monkeypatch.setattr(energy, "_begun", [])  # the account of a command that ran in this process before
 
 
 @pytest.fixture(autouse=True)

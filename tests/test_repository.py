@@ -99,7 +99,9 @@ def test_one_version_everywhere() -> None:
     assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "tests/bench/requirements.lock"])
+@pytest.mark.parametrize(
+    "name", ["requirements.lock", "tests/bench/requirements.lock", "tests/bench/train_requirements.lock"]
+)
 def test_the_lock_has_hashes_and_no_addresses(name: str) -> None:
     text = (ROOT / name).read_text()
     assert "://" not in text and "--index" not in text and "--find-links" not in text and "@ " not in text
