@@ -30,6 +30,10 @@ def inheritable() -> set[int]:
     return found
 
 
+# two workers with two spinning threads each would cost several times the work; before anything loads torch
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 INHERITED = inheritable()  # what the caller of the tests left open is not ours
 
 # a shared machine is slow at times; that says nothing about the code
@@ -97,6 +101,7 @@ def clean_environment(home: Path, **more: str) -> dict[str, str]:
         "LANG": "C.UTF-8",
         "PYTHONPATH": str(ROOT),
         "HEADWATER_METER": "none",
+        "OMP_NUM_THREADS": "1",
         **more,
     }
 
