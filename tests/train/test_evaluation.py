@@ -11,47 +11,18 @@ import numpy as np
 import pytest
 
 from headwater.errors import IntegrityError, MissingInput, UsageError
-from headwater.manifest import Step
-from headwater.steps import Outcome, RunOptions
 from tests.train import eval_kit as kit
+from tests.train.evaluation_kit import bytes_of, evaluate, identity, make_root
 from train.evaldata import TaskData
 from train.evals import retrieval, zeroshot
-from train.evaluation import plan_eval, run_eval
+from train.evaluation import plan_eval
 from train.results import read_examples, read_lines, read_results
 from train.suite import Task, load_suite
-
-TASKS = [
-    kit.task("colours", size=30, groups=["easy"]),
-    kit.task("captions", family="retrieval", main_metric="mean_recall@1", size=20),
-    kit.task("recall", folder="colours", main_metric="mean_per_class_recall"),
-    kit.task("absent", groups=["easy"]),
-]
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    kit.colour_set(tmp_path / "suite/colours", n=30)
-    kit.caption_set(tmp_path / "suite/captions", n=20)
-    return kit.write_suite(tmp_path / "suite", TASKS)
-
-
-def evaluate(root: Path, output: Path, model: Any = None, workers: int = 1, **fields: Any) -> Outcome:
-    plan = plan_eval(kit.subject(model), load_suite(root), output, **fields)
-    outcome = run_eval(plan, RunOptions(), workers=workers)
-    assert outcome is not None
-    return outcome
-
-
-def bytes_of(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "step.json"
-    }
-
-
-def identity(step: Step) -> Any:
-    return step.identity.model_dump()
+    return make_root(tmp_path / "suite")
 
 
 def test_results_are_whole_and_the_same_bytes_again(root: Path, tmp_path: Path) -> None:

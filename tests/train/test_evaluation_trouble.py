@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from headwater.errors import BadInputs, HeadwaterError, IntegrityError, MissingInput, UsageError
-from headwater.manifest import Step
-from headwater.steps import Outcome, RunOptions
+from headwater.steps import RunOptions
 from tests.train import eval_kit as kit
+from tests.train.evaluation_kit import TASKS, bytes_of, evaluate, make_root
 from train import evaluation
 from train._measure import held_out_score, measure
 from train.evaldata import FeatureCache, TaskData
@@ -23,38 +23,10 @@ from train.evaluation import check_outcome, examine, plan_eval, run_eval, subjec
 from train.results import read_examples, read_results, summary_lines
 from train.suite import Task, load_suite
 
-TASKS = [
-    kit.task("colours", size=30, groups=["easy"]),
-    kit.task("captions", family="retrieval", main_metric="mean_recall@1", size=20),
-    kit.task("recall", folder="colours", main_metric="mean_per_class_recall"),
-    kit.task("absent", groups=["easy"]),
-]
-
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    kit.colour_set(tmp_path / "suite/colours", n=30)
-    kit.caption_set(tmp_path / "suite/captions", n=20)
-    return kit.write_suite(tmp_path / "suite", TASKS)
-
-
-def evaluate(root: Path, output: Path, model: Any = None, workers: int = 1, **fields: Any) -> Outcome:
-    plan = plan_eval(kit.subject(model), load_suite(root), output, **fields)
-    outcome = run_eval(plan, RunOptions(), workers=workers)
-    assert outcome is not None
-    return outcome
-
-
-def bytes_of(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "step.json"
-    }
-
-
-def identity(step: Step) -> Any:
-    return step.identity.model_dump()
+    return make_root(tmp_path / "suite")
 
 
 def test_undecodable_pictures_shrink_n_and_end_with_3(root: Path, tmp_path: Path) -> None:
