@@ -58,7 +58,7 @@ MARK = ".headwater-demo"
     help="What the models are measured on.  [default: examples/suites/small]",
 )
 @click.option("--recipe", default="clip-nano", show_default=True, help="What the models are trained by.")
-@click.option("--no-train", is_flag=True, help="Leave out the two trainings (about three minutes).")
+@click.option("--no-train", is_flag=True, help="Leave out the two trainings (about two minutes).")
 @common
 def demo(
     settings: Settings, *, output: Path, source: Path, rule: Path, suite: Path, recipe: str, no_train: bool
