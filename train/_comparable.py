@@ -51,7 +51,8 @@ class Evaluated:
     def source(self) -> str:
         """What it was made from: equal for runs that differ in the seed only.
 
-        A soup has its ingredients' data, but its distance to them is not that of seeds.
+        A soup has its ingredients' data, but its distance to them is not that of seeds; the same holds for runs that changed
+        their recipe in different ways.
         """
         data = self.results.data_id or self.results.run_id
         made = (
@@ -59,6 +60,8 @@ class Evaluated:
             if self.run
             else []
         )
+        if self.results.conforming is False:
+            made.append(self.run.resolved_id if self.run else self.results.run_id)
         return " ".join([data, *made])
 
     def examples(self, line: TaskLine) -> dict[str, Column]:

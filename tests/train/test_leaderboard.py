@@ -58,6 +58,21 @@ def test_recipes_suites_and_task_lists_never_share_a_table(tmp_path):
     assert "mean of 1 of 2 tasks, incomplete" in text_of(leaderboard(tmp_path))
 
 
+def test_runs_that_changed_their_recipe_in_different_ways_are_no_seeds_of_each_other(tmp_path):
+    for seed, changed in enumerate("aab"):
+        run = run_folder(
+            tmp_path / f"{changed}-s{seed}",
+            data="plain",
+            seed=seed,
+            conforming=False,
+            resolved_id=hex_of(changed),
+        )
+        lines = [task(run / "results", "one", [True] * 50 + [False] * 50)]
+        results(run / "results", lines, data="plain", seed=seed, conforming=False)
+    (board,) = leaderboard(tmp_path).boards
+    assert sorted(row.runs for row in board.rows) == [1, 2]
+
+
 def test_conforming_rows_come_first_and_others_have_no_rank(tmp_path):
     put(tmp_path, "plain", [30])
     put(tmp_path, "tuned", [90], conforming=False)
