@@ -8,13 +8,10 @@ with control and direction marks made visible. Its bytes depend on the record, t
 from __future__ import annotations
 
 import shlex
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-from markupsafe import Markup
 
 from curate import _report_pictures as pictures
 from curate import _report_record as records
@@ -27,10 +24,10 @@ from headwater.errors import MissingInput, UsageError
 from headwater.executor import Executor
 from headwater.files import atomic_file
 from headwater.manifest import Step
+from headwater.pages import visible
 from headwater.steps import RECORD_NAME, read_record
 
 MARK = b"<!doctype html>\n<!-- headwater report/1 -->"
-_DIRECTION = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 @dataclass
@@ -308,21 +305,6 @@ def _from_record(subject: Subject, seen: Look | None) -> dict[str, Any]:
         "command": records.command_line(record),
         "verify": shlex.join(["headwater", "verify", subject.path.name]),
     }
-
-
-def visible(value: Any) -> Any:
-    """Text with control and direction marks shown as ‹U+202E›; everything else unchanged."""
-    if not isinstance(value, str) or isinstance(value, Markup):
-        return value
-    if value.isprintable():
-        return value
-    return "".join(_shown(c) for c in value)
-
-
-def _shown(c: str) -> str:
-    if c in "\n\t" or (c not in _DIRECTION and unicodedata.category(c) not in ("Cc", "Cs", "Co", "Cn")):
-        return c
-    return f"‹U+{ord(c):04X}›"
 
 
 def render(page: dict[str, Any]) -> bytes:

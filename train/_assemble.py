@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -204,12 +203,3 @@ def write_page(outcome: Outcome, facts: RunFacts) -> None:
     page = dataclasses.replace(facts, run_id=outcome.step.id, energy=energy, environment=environment)
     with atomic_file(outcome.path / "report.html") as handle:
         handle.write(build_run_report(page))
-
-
-def read_timing(folder: Path) -> dict[str, Any]:
-    """`timing.json` of a run, or nothing when it has none."""
-    try:
-        found = json.loads((folder / "timing.json").read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from train._pages import MINUS, points, signed, visible
+from headwater.pages import visible
+from train._pages import MINUS, points, signed
 
 WIDTH = 520
 PAD = 10

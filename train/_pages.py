@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import unicodedata
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
+from headwater.pages import visible
 
-# marks that turn the direction of text around: what is shown would not be what is there
-_DIRECTION = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 MINUS = "−"  # the sign, as wide as a plus
 
 
@@ -30,17 +27,6 @@ def render(template: str, page: dict[str, Any]) -> bytes:
         n=lambda value: f"{value:,}", points=points, signed=signed, p=p_text, short=short
     )
     return environment.get_template(template).render(page).encode("utf-8", "backslashreplace")
-
-
-def visible(value: Any) -> Any:
-    """Text with control and direction marks shown as ‹U+202E›; everything else unchanged."""
-    if not isinstance(value, str) or isinstance(value, Markup) or value.isprintable():
-        return value
-    return "".join(f"‹U+{ord(c):04X}›" if _hides(c) else c for c in value)
-
-
-def _hides(c: str) -> bool:
-    return c not in "\n\t" and (c in _DIRECTION or unicodedata.category(c) in ("Cc", "Cs", "Co", "Cn"))
 
 
 def points(fraction: float | None, digits: int = 2) -> str:

@@ -7,7 +7,6 @@ means already (a test compares the two).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headwater.errors import UsageError
@@ -159,10 +158,3 @@ def argument_list(
 
 def _number(value: float) -> str:
     return repr(value)
-
-
-def joined(arguments: Sequence[str]) -> str:
-    """The list as a line for a shell."""
-    import shlex
-
-    return shlex.join(arguments)

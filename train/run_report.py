@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import json
 import math
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
+from headwater.pages import visible
 from train._curve import bar, loss_curve
 from train._run_facts import (
     AttemptFacts,
@@ -44,7 +42,6 @@ MOST_TEXT = 200  # characters of a key, a name or a value on the page
 MOST_EXAMPLES = 3  # of each reason for skipping
 MOST_ROWS = 200  # of a table of parts, attempts or settings
 UNKNOWN = "not known"
-_DIRECTION = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 REASONS = {
     "no_image": "no picture",
@@ -285,19 +282,6 @@ def seconds(value: float | None) -> str:
     if value < 100:
         return f"{value:.2f} s"
     return f"{value / 60:.1f} min" if value < 6000 else f"{value / 3600:.1f} h"
-
-
-def visible(value: Any) -> Any:
-    """Text with control and direction marks shown as ‹U+202E›; everything else unchanged."""
-    if not isinstance(value, str) or isinstance(value, Markup) or value.isprintable():
-        return value
-    return "".join(_shown(c) for c in value)
-
-
-def _shown(c: str) -> str:
-    if c in "\n\t" or (c not in _DIRECTION and unicodedata.category(c) not in ("Cc", "Cs", "Co", "Cn")):
-        return c
-    return f"‹U+{ord(c):04X}›"
 
 
 def render(page: dict[str, Any]) -> bytes:

@@ -78,7 +78,7 @@ def run_training(plan: Plan, job: Job, options: RunOptions) -> Outcome | None:
     pages: list[RunFacts] = []
 
     def work(step: Work) -> Counts:
-        return _train(step, plan, job, pages)
+        return _train(step, job, pages)
 
     outcome = run_step(plan, work, options)
     if outcome is not None and pages:
@@ -197,7 +197,7 @@ def check_shards(job: Job) -> Any:
     return scan
 
 
-def _train(step: Work, plan: Plan, job: Job, pages: list[RunFacts]) -> Counts:
+def _train(step: Work, job: Job, pages: list[RunFacts]) -> Counts:
     scan = check_shards(job)
     folder = step.parts / "job"
     _prepare(folder, step.key, job, scan)

@@ -16,7 +16,7 @@ from PIL import Image
 from curate._report_measure import ASPECT, Measure, axis_for, collect, comparisons, evaluate
 from curate._report_pictures import AS_IT_IS_BYTES, data_uri, sniff
 from curate.expressions import Expression
-from curate.report import visible
+from headwater.pages import visible
 from tests.curate.report_kit import (
     make_subset,
     page,
