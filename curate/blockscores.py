@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate.sidecars import ScorerRef, read_sidecar, write_sidecar
+from curate.sidecars import ScorerRef, StoredRef, read_sidecar, write_sidecar
 from curate.views import Block, Column, IndexView, Mask, RawBlock, RawView, plain
+from headwater.errors import HeadwaterError
 
 
 class NeedsRaw(Exception):
@@ -34,9 +35,16 @@ class BlockScores:
         self._computed: dict[ScorerRef, dict[str, list[pa.Array]]] = {}
         self.scored: dict[str, int] = {}  # rows given to each scorer
 
-    def of(self, block: Block, ref: ScorerRef, needed: Mask) -> dict[str, Column]:
+    def of(self, block: Block, ref: ScorerRef | StoredRef, needed: Mask) -> dict[str, Column]:
         """All columns of one scorer for a block; right at least for the rows in `needed`. Raises NeedsRaw."""
         columns = self._from_sidecar(block, ref)
+        if isinstance(ref, StoredRef):
+            if not columns:
+                raise HeadwaterError(
+                    f"shard {self._view.shard.name}: its scores of {ref.name} are not there",
+                    hint=f"headwater score {ref.name} makes them",
+                )
+            return {name: plain(array) for name, array in columns.items()}
         if columns:
             valid = columns[next(iter(ref.outputs))].is_valid()
             missing = needed & ~np.asarray(valid.to_numpy(zero_copy_only=False))
@@ -78,14 +86,15 @@ class BlockScores:
                 self._cache, ref, shard=shard.name, shard_sha256=self._sha256, uids=uids, scores=table
             )
 
-    def _from_sidecar(self, block: Block, ref: ScorerRef) -> dict[str, pa.Array]:
-        if ref.name not in self._stored:
+    def _from_sidecar(self, block: Block, ref: ScorerRef | StoredRef) -> dict[str, pa.Array]:
+        key = str(ref.folder(self._cache))
+        if key not in self._stored:
             # a cheap score is computed as fast as it is read
             wanted = ref.costly or not self._raw
             shard = self._view.shard
             table = read_sidecar(self._cache, ref, shard.name, self._sha256) if wanted else None
-            self._stored[ref.name] = table if table is None or table.num_rows == shard.rows else None
-        stored = self._stored[ref.name]
+            self._stored[key] = table if table is None or table.num_rows == shard.rows else None
+        stored = self._stored[key]
         if stored is None:
             return {}
         place = block.row_numbers()

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from headwater.errors import UsageError
-from headwater.options import Settings, common
+from headwater.options import Settings, common, with_params
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -68,6 +68,7 @@ def step_result(outcome: Any, plan: Any, extra: dict[str, Any] | None = None) ->
 @click.option("--arch", help="CLIP model of clip_score: b32 or l14.")
 @click.option("--fraction", type=float, help="Share of the pool to keep, above 0 and at most 1.")
 @click.option("--threshold", type=float, help="Lowest score to keep.")
+@with_params
 @click.option("--reasons", type=FILE, help="Also write why each row was kept or dropped (Parquet).")
 @click.option(
     "--keep-repeated-uids",
@@ -88,6 +89,7 @@ def filter_pool(
     arch: str | None,
     fraction: float | None,
     threshold: float | None,
+    params: dict[str, Any],
     reasons: Path | None,
     keep_repeated_uids: bool,
     allow_invalid: bool,
@@ -107,7 +109,7 @@ def filter_pool(
     from curate.funnel import check_outcome
 
     opened = open_pool(pool, cache, distrust_cache)
-    values = {"arch": arch, "fraction": fraction, "threshold": threshold, "seed": settings.seed}
+    values = {"arch": arch, "fraction": fraction, "threshold": threshold, "seed": settings.seed, **params}
     ready = prepare(opened, _rule(name, rule, values), rule.parent if rule else Path())
     plan = plan_filter(ready, output, keep_repeats=keep_repeated_uids)
     outcome = run(
@@ -241,31 +243,3 @@ def explain(
         lines.append(f"{entry['uid']}  {entry['verdict']}{why}{place}")
         lines.extend(f"    {key} = {value!r}" for key, value in entry["values"].items())
     return {"subset": str(subset), "uids": entries, "text": "\n".join(lines)}
-
-
-@click.command("score")
-@click.argument("scorer")
-@click.argument("pool", type=ANY)
-@click.option("--model", help="Model file of scorers that take one.")
-@with_pool_options
-@common
-def score(
-    settings: Settings,
-    *,
-    scorer: str,
-    pool: Path,
-    model: str | None,
-    cache: Path | None,
-    distrust_cache: bool,
-) -> dict[str, Any]:
-    """Compute SCORER for every row of POOL and keep it beside the pool, for filters and queries."""
-    from curate.scoring import score_pool
-
-    config = {"model": model} if model else {}
-    opened = open_pool(pool, cache, distrust_cache)
-    facts = score_pool(
-        opened, scorer, config, executor=settings.executor(), force=settings.force, dry_run=settings.dry_run
-    )
-    verb = "would score" if settings.dry_run else "scored"
-    text = f"{scorer}: {verb} {facts['rows_scored']:,} of {facts['rows']:,} rows into {facts['folder']}"
-    return {**facts, "text": text}

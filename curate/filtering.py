@@ -9,7 +9,7 @@ the shards that are finished.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +22,21 @@ from curate import funnel
 from curate.clauses import CompiledRule, State
 from curate.index import index_path
 from curate.pool import Pool
+from curate.pooldata import bind, ensure_scored
 from curate.questions import Question, first_question
 from curate.reasons import reasons_key, write_reasons
 from curate.rules import RuleFile
+from curate.scoring import settings_of
 from curate.shardpass import Pass, Result, Task, run_pass
-from curate.sidecars import ScorerRef, known_scorers, sidecar_path, sweep
+from curate.sidecars import (
+    ScorerRef,
+    StoredRef,
+    as_stored,
+    known_scorers,
+    sidecar_path,
+    stored_scores,
+    sweep,
+)
 from curate.subset import HEADER_BYTES as SUBSET_HEADER_BYTES
 from curate.subset import Words, merge_to
 from headwater.console import track
@@ -54,8 +64,9 @@ class Ready:
     rule: RuleFile
     base: Path
     compiled: CompiledRule
-    scorers: Mapping[str, ScorerRef]  # output column -> scorer, for columns the rule uses
+    scorers: Mapping[str, ScorerRef | StoredRef]  # output column -> scorer, for columns the rule uses
     types: Mapping[str, pa.DataType]
+    whole: tuple[ScorerRef, ...] = ()  # scorers of the whole pool, which run before the first pass
 
 
 def prepare(pool: Pool, rule: RuleFile, base: Path) -> Ready:
@@ -63,16 +74,24 @@ def prepare(pool: Pool, rule: RuleFile, base: Path) -> Ready:
     if len(rule.keep) > MAX_CLAUSES:
         raise UsageError(f"rule {rule.name}: {len(rule.keep)} clauses; at most {MAX_CLAUSES}")
     compiled = CompiledRule(rule, base)
-    offered = known_scorers()
+    offered: dict[str, ScorerRef | StoredRef] = dict(known_scorers())
+    asked_for: set[str] = set()
+    whole: dict[str, ScorerRef] = {}
+    columns = compiled.columns()
     for score in rule.scores:
-        ref = ScorerRef(score.scorer, tuple(sorted(score.config.items())))
-        offered.update(dict.fromkeys(ref.outputs, ref))
-    scorers: dict[str, ScorerRef] = {}
+        ref = ScorerRef(score.scorer, tuple(sorted(settings_of(score.scorer, score.config, base).items())))
+        asked_for.update(ref.outputs)
+        if ref.scope != "rows" and pool.shards and columns.keys() & ref.outputs.keys():
+            ref = bind(ref, pool)
+            whole.update(dict.fromkeys(ref.outputs, ref))
+        offered.update(dict.fromkeys(ref.outputs, as_stored(ref, pool.cache) if ref.inputs else ref))
+    scorers: dict[str, ScorerRef | StoredRef] = {}
     types: dict[str, pa.DataType] = {}
-    for name, clause in compiled.columns().items():
+    stored = _stored_columns(pool, columns, {*offered, *pool.columns})
+    offered |= stored
+    for name, clause in columns.items():
         # a column of the pool wins over a scorer's column of the same name only when no scorer was asked for
-        asked = any(name in ScorerRef(s.scorer).outputs for s in rule.scores)
-        if name in offered and (asked or name not in pool.columns):
+        if name in offered and (name in asked_for or name not in pool.columns):
             scorers[name] = offered[name]
             types[name] = pa.type_for_alias(offered[name].outputs[name])
             for needed in offered[name].reads:
@@ -82,7 +101,29 @@ def prepare(pool: Pool, rule: RuleFile, base: Path) -> Ready:
     if pool.shards:
         _pool_type(pool, "uid", "a pool")
         compiled.check(types)
-    return Ready(pool, rule, base, compiled, scorers, types)
+    used = dict.fromkeys(whole[name] for name in scorers if name in whole)
+    return Ready(pool, rule, base, compiled, scorers, types, tuple(used))
+
+
+def _stored_columns(pool: Pool, wanted: Iterable[str], known: set[str]) -> dict[str, StoredRef]:
+    """Columns that neither pool nor rule provide, from scores that lie beside the pool; two sets with one column are refused."""
+    missing = [name for name in wanted if name not in known]
+    if not missing or not pool.shards:
+        return {}
+    shard = pool.shards[0]
+    sets = stored_scores(pool.cache, shard.name, pool.digests(shard).sha256)
+    found: dict[str, StoredRef] = {}
+    for name in missing:
+        makers = [ref for ref in sets if name in ref.outputs]
+        if len(makers) > 1:
+            folders = ", ".join(ref.path.name for ref in makers)
+            raise UsageError(
+                f"column {name!r} is in several sets of scores beside the pool: {folders}",
+                hint="list the scorer with its config under `scores` of the rule, or remove the other folders",
+            )
+        if makers:
+            found[name] = makers[0]
+    return found
 
 
 def _pool_type(pool: Pool, name: str, who: str, offered: set[str] = frozenset()) -> pa.DataType:  # type: ignore[assignment]
@@ -91,13 +132,27 @@ def _pool_type(pool: Pool, name: str, who: str, offered: set[str] = frozenset())
     if not pool.shards:
         return pa.float32()
     hint = None
-    if name.startswith("clip_"):
+    maker = _maker_of(name)
+    if maker:
+        hint = f"scorer {maker} makes it: headwater score {maker} POOL, or list it under `scores` of the rule"
+    elif name.startswith("clip_"):
         hint = (
             "this pool carries no CLIP scores; filters over captions, sizes and duplicates work without them"
         )
     raise UsageError(
         f"{who}: the pool has no column {name!r}: {nearest(name, {*pool.columns, *offered})}", hint=hint
     )
+
+
+def _maker_of(column: str) -> str | None:
+    """The scorer of a whole pool or of pictures that makes a column, at its default configuration."""
+    from headwater import plugins
+
+    for plugin in plugins.family_members("scores"):
+        ref = ScorerRef(plugin.name)
+        if ref.scope != "rows" and column in ref.outputs:
+            return plugin.name
+    return None
 
 
 def plan_filter(ready: Ready, output: Path, *, keep_repeats: bool) -> Plan:
@@ -197,6 +252,8 @@ def run_passes(
     store_scores: bool = True,
 ) -> tuple[dict[str, State], list[Result]]:
     """Answer all questions, then run the final pass. Results are in shard order."""
+    for ref in ready.whole:
+        ensure_scored(ready.pool, ref, executor=executor)
     sweep(ready.pool.cache, {ref for ref in ready.scorers.values() if ref.costly})
     states: dict[str, State] = {}
     merged = [Result(n, s.rows, [], []) for n, s in enumerate(ready.pool.shards)]

@@ -170,6 +170,12 @@ class Pool:
             self._seen[shard.name] = self._digests.get(shard.path.name)
         return self._seen[shard.name]
 
+    def file_digests(self, names: Iterable[str]) -> list[Digests]:
+        """Digests of other files in the pool's folder, such as features, from the same cache."""
+        found = [self._digests.get(name) for name in names]
+        self._digests.save()
+        return found
+
     @cached_property
     def id(self) -> str:
         """Identity of the pool: SHA-256 over the sorted (shard name, sha256) list, wherever it lies.

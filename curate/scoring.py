@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,12 @@ import numpy as np
 import pyarrow as pa
 
 from curate.pool import Pool, Shard
+from curate.pooldata import DEFAULT_MEMORY_BYTES, bind, ensure_scored, is_scored
 from curate.sidecars import ScorerRef, read_sidecar, sweep, write_sidecar
 from curate.views import RawView
 from headwater import plugins
 from headwater.console import track
+from headwater.errors import UsageError, nearest
 from headwater.executor import Executor
 
 
@@ -27,18 +31,30 @@ class _Job:
 
 
 def score_pool(
-    pool: Pool, name: str, config: dict[str, Any], *, executor: Executor, force: bool, dry_run: bool
+    pool: Pool,
+    name: str,
+    config: dict[str, Any],
+    *,
+    executor: Executor,
+    force: bool,
+    dry_run: bool,
+    memory_bytes: int = DEFAULT_MEMORY_BYTES,
+    options: Any = None,
 ) -> dict[str, Any]:
-    """Score every row that has no score yet. Returns {scorer, rows, rows_scored, shards, folder}."""
+    """Score every row that has no score yet. Returns {scorer, rows, rows_scored, shards, folder, columns} and, for scorers
+    of a whole pool, {counts, notes}.
+    """
     plugins.find("scores", name)
     ref = ScorerRef(name, tuple(sorted(config.items())))
     for column in ref.reads:
         pool.column_type(column)
+    if ref.scope != "rows":
+        return _score_whole(pool, ref, executor, force, dry_run, memory_bytes, options)
     _ = pool.id
     sweep(pool.cache, [ref])
     jobs = [_Job(shard, pool.digests(shard).sha256, pool.cache, ref, force) for shard in pool.shards]
     missing = [_missing(job) for job in jobs]
-    facts = {"scorer": name, "rows": pool.rows, "shards": len(jobs), "folder": str(ref.folder(pool.cache))}
+    facts = _facts(pool, ref)
     if dry_run:
         return {**facts, "rows_scored": int(sum(missing))}
     wanted = [job for job, rows in zip(jobs, missing, strict=True) if rows]
@@ -48,6 +64,73 @@ def score_pool(
             done += rows
             bar.add(job.shard.rows)
     return {**facts, "rows_scored": done}
+
+
+def _facts(pool: Pool, ref: ScorerRef) -> dict[str, Any]:
+    facts = {"scorer": ref.name, "rows": pool.rows, "shards": len(pool.shards)}
+    return {**facts, "columns": list(ref.outputs), "folder": str(ref.folder(pool.cache))}
+
+
+def _score_whole(
+    pool: Pool,
+    ref: ScorerRef,
+    executor: Executor,
+    force: bool,
+    dry_run: bool,
+    memory_bytes: int,
+    options: Any,
+) -> dict[str, Any]:
+    ref = bind(ref, pool)
+    if dry_run:
+        return {**_facts(pool, ref), "rows_scored": 0 if is_scored(pool, ref) and not force else pool.rows}
+    made = ensure_scored(
+        pool, ref, executor=executor, memory_bytes=memory_bytes, options=options, force=force
+    )
+    return {**_facts(pool, ref), **made}
+
+
+def settings_of(name: str, given: Mapping[str, Any], base: Path = Path()) -> dict[str, Any]:
+    """Values of the command line or a file as the types of the scorer's Config; an unknown key offers the nearest.
+
+    Relative paths start at `base`, the folder of the file that names them. Raises UsageError naming the key whose value does not fit.
+    """
+    import dataclasses
+
+    module = plugins.load("scores", name)
+    fields = {field.name: field for field in dataclasses.fields(module.Config)}
+    out: dict[str, Any] = {}
+    for key, value in given.items():
+        key = key.replace("-", "_")
+        if key not in fields:
+            raise UsageError(f"scorer {name} has no setting {key!r}: {nearest(key, fields)}")
+        typed = _typed(name, key, str(fields[key].type), value)
+        out[key] = base / typed if isinstance(typed, Path) else typed
+    return out
+
+
+def _typed(scorer: str, key: str, kind: str, value: Any) -> Any:
+    """`value` as the annotated type; a Path setting is a Path, whatever wrote it."""
+    try:
+        if value is None or (isinstance(value, str) and value == "" and "None" in kind):
+            return None
+        if "Path" in kind:
+            return Path(str(value))
+        if "bool" in kind:
+            if not isinstance(value, bool):
+                raise ValueError
+            return value
+        if kind.startswith("int"):
+            if isinstance(value, bool) or float(value) != int(value):
+                raise ValueError
+            return int(value)
+        if kind.startswith("float"):
+            number = float(value)
+            if isinstance(value, bool) or not math.isfinite(number):
+                raise ValueError
+            return number
+        return value if "str" not in kind or isinstance(value, str) else str(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UsageError(f"scorer {scorer}: {key} is {value!r}, which is no {kind}") from error
 
 
 def _missing(job: _Job) -> int:

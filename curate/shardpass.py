@@ -25,7 +25,7 @@ from curate.index import OWN_COLUMNS, index_view
 from curate.pool import Shard
 from curate.questions import Question
 from curate.rules import RuleFile
-from curate.sidecars import ScorerRef
+from curate.sidecars import ScorerRef, StoredRef
 from curate.views import Block, Column, IndexUnreadable, IndexView, Mask, RawBlock, RawView
 from headwater.console import say
 from headwater.errors import IntegrityError
@@ -57,7 +57,7 @@ class Pass:
     cache: Path
     parts: Path
     types: Mapping[str, pa.DataType]
-    scorers: Mapping[str, ScorerRef]
+    scorers: Mapping[str, ScorerRef | StoredRef]
     states: Mapping[str, State]
     first: int
     last: int  # clauses first … last-1 are evaluated

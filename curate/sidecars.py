@@ -14,6 +14,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from glob import escape as glob_escape
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -36,10 +37,11 @@ class ScorerRef:
 
     name: str
     config: tuple[tuple[str, Any], ...] = ()
+    inputs: tuple[tuple[str, str], ...] = ()  # what a scorer of a whole pool read besides the shard: role, id
 
     def __reduce__(self) -> tuple[Any, ...]:
         # a worker imports the module and loads the model itself
-        return (ScorerRef, (self.name, self.config))
+        return (ScorerRef, (self.name, self.config, self.inputs))
 
     @cached_property
     def module(self) -> ModuleType:
@@ -47,13 +49,20 @@ class ScorerRef:
 
     @cached_property
     def outputs(self) -> dict[str, str]:
-        """Column name -> Arrow type name."""
-        return dict(self.module.OUTPUT)
+        """Column name -> Arrow type name; a scorer may name its columns after its configuration."""
+        made = self.module.OUTPUT
+        return dict(made(self.settings) if callable(made) else made)
+
+    @cached_property
+    def scope(self) -> str:
+        """What the scorer looks at: rows, pool or pictures (see curate.scores)."""
+        return str(getattr(self.module, "SCOPE", "rows"))
 
     @cached_property
     def reads(self) -> tuple[str, ...]:
         """Pool columns that the scorer needs."""
-        return tuple(self.module.COLUMNS)
+        columns = self.module.COLUMNS
+        return tuple(columns(self.settings) if callable(columns) else columns)
 
     @property
     def costly(self) -> bool:
@@ -79,6 +88,7 @@ class ScorerRef:
         settings = dataclasses.asdict(self.settings)
         # where an asset lies does not decide anything; its digest, in `assets`, does
         settings = {k: v for k, v in settings.items() if not isinstance(v, Path)}
+        inputs = {"inputs": dict(self.inputs)} if self.inputs else {}
         return {
             "scorer": self.name,
             "version": self.module.VERSION,
@@ -86,6 +96,7 @@ class ScorerRef:
                 k: v for k, v in settings.items() if k not in getattr(self.module, "PATH_SETTINGS", ())
             },
             "assets": dict(self.scorer.identity),
+            **inputs,
         }
 
     def folder(self, cache: Path) -> Path:
@@ -93,12 +104,62 @@ class ScorerRef:
         return cache / "scores" / f"{self.name}-v{self.module.VERSION}-{identity_id(self.identity)[:8]}"
 
 
-def sidecar_path(cache: Path, ref: ScorerRef, shard: str) -> Path:
+@dataclass(frozen=True)
+class StoredRef:
+    """Scores that lie beside the pool and are not computed while filtering: of a whole pool, of pictures, or imported."""
+
+    name: str
+    path: Path
+    columns: tuple[tuple[str, str], ...]
+    identity_json: str  # canonical JSON of what decided them
+
+    scope = "stored"
+    costly = True
+    reads: tuple[str, ...] = ()
+
+    @property
+    def outputs(self) -> dict[str, str]:
+        """Column name -> Arrow type name."""
+        return dict(self.columns)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides these scores."""
+        return dict(json.loads(self.identity_json))
+
+    def folder(self, cache: Path) -> Path:
+        """Where the sidecars lie."""
+        return self.path
+
+
+def as_stored(ref: ScorerRef, cache: Path) -> StoredRef:
+    """The scores of a configured scorer as what lies beside the pool."""
+    text = json.dumps(ref.identity, sort_keys=True, default=str)
+    return StoredRef(ref.name, ref.folder(cache), tuple(ref.outputs.items()), text)
+
+
+def stored_scores(cache: Path, shard: str, shard_sha256: str) -> list[StoredRef]:
+    """Every set of scores that lies beside the pool and fits the bytes of `shard` (the pool's first)."""
+    found = []
+    for path in sorted((cache / "scores").glob(f"*/{glob_escape(shard)}.parquet")):
+        try:
+            schema = pq.read_schema(path)
+            facts = dict(json.loads((schema.metadata or {}).get(METADATA_KEY, b"{}")))
+            columns = tuple((f.name, str(f.type)) for f in schema if f.name != "uid")
+        except (pa.ArrowException, OSError, ValueError, TypeError):
+            continue
+        if facts.pop("shard_sha256", None) != shard_sha256 or not isinstance(facts.get("scorer"), str):
+            continue
+        found.append(StoredRef(facts["scorer"], path.parent, columns, json.dumps(facts, sort_keys=True)))
+    return found
+
+
+def sidecar_path(cache: Path, ref: ScorerRef | StoredRef, shard: str) -> Path:
     """The sidecar of one shard."""
     return ref.folder(cache) / f"{shard}.parquet"
 
 
-def read_sidecar(cache: Path, ref: ScorerRef, shard: str, shard_sha256: str) -> pa.Table | None:
+def read_sidecar(cache: Path, ref: ScorerRef | StoredRef, shard: str, shard_sha256: str) -> pa.Table | None:
     """The stored columns of one shard, without the uid; None when there are none that fit."""
     path = sidecar_path(cache, ref, shard)
     if not path.is_file():
@@ -120,14 +181,17 @@ def read_sidecar(cache: Path, ref: ScorerRef, shard: str, shard_sha256: str) -> 
 
 def write_sidecar(
     cache: Path,
-    ref: ScorerRef,
+    ref: ScorerRef | StoredRef,
     *,
     shard: str,
     shard_sha256: str,
     uids: pa.Array | pa.ChunkedArray,
     scores: pa.Table,
+    required: bool = False,
 ) -> None:
-    """Store columns for one shard, atomically. A cache that cannot be written costs time later, nothing else."""
+    """Store columns for one shard, atomically. A cache that cannot be written costs time later, nothing else;
+    where the scores are what was asked for (`required`) it is an error.
+    """
     path = sidecar_path(cache, ref, shard)
     table = pa.table({"uid": uids, **{name: scores[name] for name in ref.outputs}})
     facts = {"shard_sha256": shard_sha256, **ref.identity}
@@ -140,13 +204,15 @@ def write_sidecar(
                 table, handle, compression="zstd", compression_level=1, use_dictionary=dictionaries
             )
     except (OSError, HeadwaterError) as error:
+        if required:
+            raise
         say(
             "warning",
             f"scores of {ref.name} cannot be kept ({error}); use --cache DIR to keep them elsewhere",
         )
 
 
-def sweep(cache: Path, refs: Iterable[ScorerRef]) -> None:
+def sweep(cache: Path, refs: Iterable[ScorerRef | StoredRef]) -> None:
     """Remove temporaries that killed runs left among the sidecars of these scorers."""
     for ref in refs:
         if ref.folder(cache).is_dir():
@@ -154,10 +220,12 @@ def sweep(cache: Path, refs: Iterable[ScorerRef]) -> None:
 
 
 def known_scorers() -> dict[str, ScorerRef]:
-    """Column name -> the scorer that makes it, at its default configuration."""
+    """Column name -> the scorer of rows that makes it, at its default configuration."""
     found: dict[str, ScorerRef] = {}
     for plugin in plugins.family_members("scores"):
         ref = ScorerRef(plugin.name)
+        if ref.scope != "rows":
+            continue
         for column in ref.outputs:
             found.setdefault(column, ref)
     return found

@@ -39,7 +39,9 @@ COMMANDS: dict[str, Entry] = {
     "pool": Entry(
         "curate.commands_pool:pool_group", "Import, describe, validate, query or index a pool.", "curate"
     ),
-    "score": Entry("curate.commands:score", "Add a score to every row of a pool.", "curate"),
+    "score": Entry(
+        "curate.commands_score:score", "Add the columns of a scorer to every row of a pool.", "curate"
+    ),
     "filter-pool": Entry(
         "curate.commands:filter_pool", "Select rows of a pool by a named filter or a rule.", "curate"
     ),

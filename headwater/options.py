@@ -115,6 +115,25 @@ def common(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
+def with_params(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command `--param KEY=VALUE`; it receives a dict `params`, to which unknown keys of --set and --config go too."""
+
+    def parse(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, Any]:
+        from headwater.config import apply_settings
+
+        return {key.replace("-", "_"): value for key, value in apply_settings({}, given).items()}
+
+    return click.option(
+        "-p",
+        "--param",
+        "params",
+        multiple=True,
+        metavar="KEY=VALUE",
+        callback=parse,
+        help="Value of a parameter of the rule; repeatable.",
+    )(function)
+
+
 def _fill_from_config(settings: Settings, values: dict[str, Any]) -> None:
     """Values of --config and --set go to options of the same name that the command line left at their default."""
     if not settings.config and not settings.assignments:
@@ -130,6 +149,9 @@ def _fill_from_config(settings: Settings, values: dict[str, Any]) -> None:
     parameters = {p.name: p for p in context.command.params if p.name and p.name not in _NAMES}
     for key, value in document.items():
         name = key.replace("-", "_")
+        if name not in parameters and "params" in parameters:
+            values["params"] = {name: value, **values["params"]}
+            continue
         if name not in parameters:
             raise UsageError(f"unknown option {key!r} in the configuration: {nearest(name, parameters)}")
         if context.get_parameter_source(name) is click.core.ParameterSource.DEFAULT:

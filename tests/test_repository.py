@@ -138,7 +138,7 @@ def test_an_old_python_is_told_in_one_line(tmp_path: Path) -> None:
     fake = tmp_path / "python-old"
     fake.write_text("#!/bin/sh\nexit 1\n")
     fake.chmod(0o755)
-    for name in ("Makefile", "pyproject.toml", "requirements.lock"):
+    for name in ("Makefile", "pyproject.toml", "requirements.lock", "requirements-weights.lock"):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     done = subprocess.run(
         ["make", "setup", f"PYTHON={fake}"], cwd=tmp_path, capture_output=True, text=True, timeout=30

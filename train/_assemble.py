@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from headwater.clip_model import CONFIG, WEIGHTS
 from headwater.console import say
 from headwater.errors import IntegrityError
 from headwater.files import atomic_file, write_json
@@ -16,7 +17,7 @@ from train import _engine as engine
 from train._run_facts import AttemptFacts, EnergyFacts, RunFacts, ledger_facts
 from train.ledger import Ledger, ShardInfo, chance_loss, merge, write_curve, write_seen
 from train.recipe import recipe_text
-from train.runs import CONFIG, WEIGHTS, Run, config_document
+from train.runs import Run, config_document
 
 if TYPE_CHECKING:
     from train.training import Job
@@ -89,7 +90,7 @@ def _shard_info(shard: Any) -> ShardInfo:
 
 def _weights(stage: Path, folder: Path, job: Job) -> int:
     """Move the weights into place; returns the number of parameters."""
-    from train.weights import read_weights
+    from headwater.weights import read_weights
 
     parts = job.recipe.budget.checkpoints
     last = folder / engine.WEIGHTS / f"part_{parts}.safetensors"

@@ -17,7 +17,7 @@ class Average:
         self._decay, self._warmup = decay, warmup
         self.tensors: dict[str, Any] = {name: t.detach().clone() for name, t in model.state_dict().items()}
         if kept is not None:
-            from train.weights import read_weights
+            from headwater.weights import read_weights
 
             for name, tensor in read_weights(kept).items():
                 self.tensors[name].copy_(tensor)

@@ -11,10 +11,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from headwater._torch_pickle import View
+from headwater._torch_zip import AGAIN, TorchZip
 from headwater.errors import IntegrityError, MissingInput
 from train._ledger_part import part_name, read_part
-from train._torch_pickle import View
-from train._torch_zip import AGAIN, TorchZip
 
 LATEST = "epoch_latest.pt"  # open_clip's own name
 PREVIOUS = "previous.pt"
@@ -34,7 +34,7 @@ class Needed:
 
     def check(self, part: int) -> None:
         """Raises IntegrityError or MissingInput when the training cannot go on after `part`."""
-        from train.weights import read_weights
+        from headwater.weights import read_weights
 
         if not 0 < part <= self.parts:
             raise IntegrityError(f"it is the state after part {part} of {self.parts}")

@@ -254,7 +254,7 @@ class Engine:
 
     def _keep(self, bare: Any, part: int, average: Any) -> None:
         """Weights of this part, as far as the recipe or the end needs them; before open_clip's own checkpoint."""
-        from train.weights import write_weights
+        from headwater.weights import write_weights
 
         last = part == int(self.job["parts"])
         if self.job["keep"] or last:

@@ -101,7 +101,7 @@ def held_out_score(
             )
 
     def score(folder: Path) -> float:
-        from train.runs import load_model
+        from headwater.clip_model import load_model
 
         lines = measure(load_model(folder, device=device), suite, digests, seed=seed, workers=workers)
         values = [line.main_metric for line in lines if line.main_metric is not None]

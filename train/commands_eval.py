@@ -64,12 +64,13 @@ def evaluate(
     headwater eval run --suite examples/suites/small -o results
     headwater eval run --suite datacomp38 --root /data/datacomp-eval -o results
     """
+    from headwater.clip_model import need_training_packages
     from headwater.steps import check_output, describe_plan
     from train._spent import check_stated, joules_of, of_training
     from train.commands import check_seed, choose_device
     from train.evaluation import check_outcome, plan_eval, run_eval, subject_of
     from train.results import read_results, summary_lines
-    from train.runs import need_training_packages, open_run
+    from train.runs import open_run
     from train.suite import load_suite
 
     check_stated(region, pue)
@@ -265,10 +266,10 @@ def soup(
     headwater soup run/checkpoints/part_3.safetensors run/checkpoints/part_4.safetensors run -o soup
     headwater soup run-a run-b run-c --kind greedy --suite held-out -o soup
     """
+    from headwater.clip_model import need_training_packages
     from headwater.steps import check_output, describe_plan
     from train.commands import choose_device
     from train.evaluation import examine, held_out_score
-    from train.runs import need_training_packages
     from train.soup import KINDS, plan_soup, run_soup
     from train.suite import load_suite
 
@@ -323,9 +324,9 @@ def soup(
 
 def _check_model(found: RunFolder, weights: Path | None) -> None:
     """That the model is the one its run's record names, and that weights from elsewhere are plain, before time is spent."""
+    from headwater.clip_model import CONFIG, WEIGHTS, find_weights
     from headwater.hashing import digest_file
-    from train.runs import CONFIG, WEIGHTS, find_weights
-    from train.weights import read_weights
+    from headwater.weights import read_weights
 
     if found.step is not None:
         recorded = {entry.path: entry.sha256 for entry in found.step.identity.outputs}

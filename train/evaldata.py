@@ -42,7 +42,7 @@ R = TypeVar("R")
 
 
 class Encoder(Protocol):
-    """What an evaluation needs of a model; `train.runs.LoadedModel` is one."""
+    """What an evaluation needs of a model; `headwater.clip_model.LoadedModel` is one."""
 
     @property
     def transform(self) -> Callable[[Image], Any]:

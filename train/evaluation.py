@@ -75,7 +75,8 @@ def subject_of(folder: Path, *, weights: Path | None = None, device: str = "cpu"
 
     A checkpoint is not what the recipe asks for, so it never counts as conforming. Raises MissingInput, IntegrityError.
     """
-    from train.runs import load_model, open_run
+    from headwater.clip_model import load_model
+    from train.runs import open_run
 
     found = open_run(folder)
     run, identity = found.run, found.id

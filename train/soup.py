@@ -17,16 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from headwater.clip_model import CONFIG, WEIGHTS
 from headwater.console import say, track
 from headwater.errors import HeadwaterError, IntegrityError, MissingInput, UsageError, nearest
 from headwater.files import named_io, write_json
 from headwater.hashing import digest_file
 from headwater.manifest import Counts, InputRef, identity_id
 from headwater.steps import Outcome, Plan, RunOptions, Work, check_output, run_step
+from headwater.weights import not_finite, read_weights, same_shapes, write_weights
 from train._greedy import Decision, Scores, greedy
 from train.recipe import differences
-from train.runs import CONFIG, WEIGHTS, Run, RunFolder, open_run
-from train.weights import not_finite, read_weights, same_shapes, write_weights
+from train.runs import Run, RunFolder, open_run
 
 if TYPE_CHECKING:
     from torch import Tensor

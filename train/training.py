@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from headwater.clip_model import CONFIG, need_training_packages
 from headwater.console import say
 from headwater.energy import utc_now
 from headwater.errors import UsageError
@@ -26,7 +27,7 @@ from train._child import run_child
 from train._run_facts import RunFacts
 from train.arguments import Placement, argument_list, batches_per_part, steps_per_part
 from train.recipe import Recipe
-from train.runs import CONFIG, config_document, need_training_packages
+from train.runs import config_document
 
 STEP = "train"
 VERSION = 2  # 1: crops depended on the micro batch; docs/experiments/001-filters was made with it

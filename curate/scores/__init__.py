@@ -5,10 +5,15 @@ Nothing is imported to list them. A file holds
 
     VERSION    int; raised whenever the same rows would get another answer
     COLUMNS    the pool columns that are read
-    OUTPUT     column -> Arrow type name ("string", "int32", "int64", "float32", "bool")
+    SCOPE      "rows" (the default), "pool" or "pictures": what the scorer looks at
+    OUTPUT     column -> Arrow type name ("string", "int32", "int64", "float32", "bool"), or a function of the Config
     COST       "cheap": computed while filtering; "costly": only for rows that are still kept, and stored
-    Config     frozen dataclass, every field with a default, units in the names
-    Scorer     Scorer(config), see the protocol below
+    Config     frozen dataclass, every field with a default, units in the names; of scopes pool and pictures each field has
+               metadata={"help": …}, since the fields are the options of `headwater score NAME`
+    Scorer     Scorer(config): of scope rows the protocol below; of scope pool curate.pooldata; of pictures curate.pictures
+
+A scorer of rows runs while filtering. One of a pool or of pictures runs before the first pass, once, when a rule lists it under
+`scores`, or by `headwater score`; its columns then lie beside the pool and any rule may use them.
 
 The configuration and `Scorer.identity` together decide the result; the stored scores carry the hash of both.
 """

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from headwater.clip_model import build
 from headwater.plugins import family_members
 from train.arguments import (
     Placement,
@@ -21,7 +22,7 @@ from train.arguments import (
     steps_per_part,
 )
 from train.recipe import Recipe, load_recipe, override, parse_recipe, recipe_text
-from train.runs import build, config_document
+from train.runs import config_document
 
 NAMES = [plugin.name for plugin in family_members("recipes")]
 NAMED: dict[str, Any] = {"train_data": "S", "model": "local-dir:M", "logs": "O", "name": "E", "seed": 3}
@@ -168,7 +169,7 @@ def test_a_small_one_encodes(name: str) -> None:
     import torch
     from PIL import Image
 
-    from train.runs import LoadedModel
+    from headwater.clip_model import LoadedModel
 
     recipe = load_recipe(name)
     document = config_document(recipe)

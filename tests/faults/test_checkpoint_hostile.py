@@ -19,10 +19,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headwater._torch_pickle import _ACTIONS, _CONSTANTS, _LITERALS, NamesCode, Unreadable, read_pickle
 from headwater.errors import IntegrityError
+from headwater.weights import read_weights
 from tests.faults.weights_kit import EDITS, mutated
-from train._torch_pickle import _ACTIONS, _CONSTANTS, _LITERALS, NamesCode, Unreadable, read_pickle
-from train.weights import read_weights
 
 torch = pytest.importorskip("torch")
 
@@ -143,7 +143,7 @@ def test_what_torch_itself_would_run_is_named_and_not_run(tmp_path: Path) -> Non
         ("torch.storage", "_load_from_bytes"),  # a pickle in the pickle
         ("collections", "OrderedDict.fromkeys"),
         ("numpy.core.multiarray", "_reconstruct"),
-        ("train.weights", "read_weights"),
+        ("headwater.weights", "read_weights"),
         ("torch.FloatStorage", "from_file"),
     ],
 )

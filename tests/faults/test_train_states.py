@@ -204,7 +204,7 @@ def test_a_state_whose_average_or_weights_are_lost_is_not_used(
 ) -> None:
     from dataclasses import replace
 
-    from train.weights import write_weights
+    from headwater.weights import write_weights
 
     folder, needed = kept
     for part in (1, 2):

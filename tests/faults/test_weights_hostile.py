@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-import train.weights
+import headwater.weights
 from headwater.errors import HeadwaterError, IntegrityError
+from headwater.weights import read_weights, write_weights
 from tests.faults.weights_kit import EDITS, mutated
-from train.weights import read_weights, write_weights
 
 torch = pytest.importorskip("torch")
 
@@ -143,7 +143,7 @@ def test_what_is_no_file(tmp_path: Path) -> None:
 def test_a_file_that_changes_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "w.safetensors"
     write_weights({"a": torch.zeros(4)}, path)
-    inner = train.weights._read_safetensors
+    inner = headwater.weights._read_safetensors
 
     def changed(*arguments: Any) -> Any:
         found = inner(*arguments)
@@ -151,7 +151,7 @@ def test_a_file_that_changes_while_it_is_read(tmp_path: Path, monkeypatch: pytes
             handle.write(b"x")
         return found
 
-    monkeypatch.setattr(train.weights, "_read_safetensors", changed)
+    monkeypatch.setattr(headwater.weights, "_read_safetensors", changed)
     with pytest.raises(IntegrityError, match="changed while it was read"):
         read_weights(path)
 

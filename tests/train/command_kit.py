@@ -18,6 +18,7 @@ import jsonschema
 import pytest
 
 from headwater import schema
+from headwater.clip_model import CONFIG, WEIGHTS
 from headwater.files import write_json
 from headwater.manifest import Counts, Step
 from headwater.steps import Plan, RunOptions, Work, run_step
@@ -25,7 +26,7 @@ from tests.train import eval_kit
 from tests.train.kit import tiny_recipe
 from tests.train.results_kit import energy, hex_of
 from train.recipe import override, parse_recipe, recipe_text
-from train.runs import CONFIG, WEIGHTS, Run, config_document
+from train.runs import Run, config_document
 
 TASKS = [
     eval_kit.task("colours", size=24, groups=["average"]),
@@ -95,7 +96,7 @@ def made_run(
 
 def fake_models(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Loading a run gives a model of colours; returns the folders that were loaded, as it grows."""
-    from train import runs
+    from headwater import clip_model
 
     loaded: list[Path] = []
 
@@ -105,7 +106,7 @@ def fake_models(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         told = json.loads(run.read_bytes()) if run.is_file() else {"seed": 0, "data_id": "0"}
         return eval_kit.ColourModel(noise=1 + told["seed"] + int(told["data_id"][0], 16) / 8)
 
-    monkeypatch.setattr(runs, "load_model", load)
+    monkeypatch.setattr(clip_model, "load_model", load)
     return loaded
 
 
@@ -122,7 +123,7 @@ def plain_weights(folder: Path, value: float) -> bytes:
     """A safetensors file with two small tensors of `value`."""
     import torch
 
-    from train.weights import write_weights
+    from headwater.weights import write_weights
 
     path = folder / "made.safetensors"
     write_weights({"visual.bias": torch.full((3,), value), "logit_scale": torch.tensor(value)}, path)

@@ -143,9 +143,10 @@ def tiny_run(folder: Path, *, seed: int = 0, **changes: Any) -> Path:
     """A folder that open_run takes for a foreign open_clip model: configuration and random weights, no training."""
     import torch
 
+    from headwater.clip_model import CONFIG, WEIGHTS, build
+    from headwater.weights import write_weights
     from train.recipe import parse_recipe
-    from train.runs import CONFIG, WEIGHTS, build, config_document
-    from train.weights import write_weights
+    from train.runs import config_document
 
     folder.mkdir(parents=True, exist_ok=True)
     document = config_document(parse_recipe(tiny_recipe(**changes), "kit"))

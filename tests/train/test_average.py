@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from headwater.weights import write_weights
 from train._average import Average
-from train.weights import write_weights
 
 torch = pytest.importorskip("torch")
 

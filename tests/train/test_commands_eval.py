@@ -111,7 +111,7 @@ def test_the_evaluation_has_its_own_joules(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A package of 20 W, measured, for 10 s; nothing could measure the memory, which is then not told as 0."""
-    from train import runs
+    from headwater import clip_model
 
     made_run(tmp_path / "run")
     machine = energy_kit.install(monkeypatch, tmp_path)
@@ -120,13 +120,13 @@ def test_the_evaluation_has_its_own_joules(
     )  # of a process that is only this command
     monkeypatch.setattr(energy, "_begun", [])
     machine.zone("intel-rapl:0", "package-0")
-    load = runs.load_model
+    load = clip_model.load_model
 
     def slow(folder: Path, **options: Any) -> Any:
         machine.pass_time(10, cpu=4, _0=20)
         return load(folder, **options)
 
-    monkeypatch.setattr(runs, "load_model", slow)
+    monkeypatch.setattr(clip_model, "load_model", slow)
     done = command("eval", "run", "--suite", "suite", "-o", "out")
     assert done.returncode == 0, done.stderr
     assert "this evaluation: 10.0 s, 4.0 CPU s; cpu 200 J (rapl" in done.stdout

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from headwater.clip_model import build
 from headwater.errors import UsageError
 from tests.train.kit import tiny_recipe
 from train._record import Diverged, Recorder
 from train.ledger import ShardInfo, merge, read_part
 from train.loader import Seen
 from train.recipe import parse_recipe
-from train.runs import build, config_document
+from train.runs import config_document
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("open_clip_train")
@@ -242,7 +243,7 @@ def test_a_step_that_was_not_finished_is_not_in_the_account(tmp_path: Path) -> N
 
 
 def test_the_average_follows_every_step(folder: Path, start: Any) -> None:
-    from train.weights import read_weights
+    from headwater.weights import read_weights
 
     items = [batch(number) for number in range(STEPS)]
     expected = {name: tensor.clone() for name, tensor in start.state_dict().items()}

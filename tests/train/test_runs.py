@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from headwater.clip_model import CONFIG, WEIGHTS, find_weights, load_model
 from headwater.errors import HeadwaterError, IntegrityError, MissingInput
+from headwater.weights import read_weights, write_weights
 from tests.faults.train_kit import prepare, train
 from tests.train.kit import picture, tiny_run
-from train.runs import CONFIG, WEIGHTS, find_weights, load_model, open_run
-from train.weights import read_weights, write_weights
+from train.runs import open_run
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("open_clip")

@@ -16,15 +16,16 @@ import numpy as np
 import pytest
 
 from headwater import console
+from headwater.clip_model import CONFIG, WEIGHTS, load_model
 from headwater.errors import HeadwaterError, IntegrityError, MissingInput, UsageError
 from headwater.files import write_json
 from headwater.manifest import Counts, diff_entries
 from headwater.steps import Plan, RunOptions, Work, read_record, run_step
+from headwater.weights import read_weights, same_shapes, state_digest, write_weights
 from tests.train.kit import tiny_recipe, tiny_run
 from train.recipe import parse_recipe, recipe_text
-from train.runs import CONFIG, WEIGHTS, Run, config_document, load_model, open_run
+from train.runs import Run, config_document, open_run
 from train.soup import plan_soup, run_soup
-from train.weights import read_weights, same_shapes, state_digest, write_weights
 
 torch = pytest.importorskip("torch")
 
@@ -239,7 +240,7 @@ import os, signal, sys
 from pathlib import Path
 from headwater.steps import RunOptions
 from train.soup import plan_soup, run_soup
-from train.weights import read_weights
+from headwater.weights import read_weights
 folder, limit = Path(sys.argv[1]), int(sys.argv[2])
 asked = 0
 def score(trial):

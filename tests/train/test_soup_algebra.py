@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from headwater.errors import HeadwaterError, UsageError
+from headwater.weights import state_digest
 from train._greedy import Scores, greedy
 from train.soup import average
-from train.weights import state_digest
 
 torch = pytest.importorskip("torch")
 

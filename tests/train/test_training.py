@@ -143,7 +143,7 @@ def test_another_seed_gives_another_model(here: Path, run: Path) -> None:
 @pytest.mark.timeout(300)
 def test_accumulation_sees_the_same_samples_and_nearly_the_same_loss(here: Path) -> None:
     """With one stream also each step has the same samples, so only the order of sums differs."""
-    from train.weights import read_weights
+    from headwater.weights import read_weights
 
     write_recipe(here / "stream.yaml", **{"sampling.streams": 1})
     options = ["--recipe", here / "stream.yaml"]

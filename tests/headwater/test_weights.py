@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from headwater import console
+from headwater._safetensors import NAMES
 from headwater.errors import MissingInput, UsageError
-from train._safetensors import NAMES
-from train.weights import not_finite, read_weights, same_shapes, state_digest, write_weights
+from headwater.weights import not_finite, read_weights, same_shapes, state_digest, write_weights
 
 torch = pytest.importorskip("torch")
 safetensors_torch = pytest.importorskip("safetensors.torch")

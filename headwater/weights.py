@@ -16,12 +16,12 @@ from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from headwater._safetensors import LENGTH_BYTES, NAMES, build_header, header_length, parse_header
+from headwater._torch_pickle import View
+from headwater._torch_zip import AGAIN, TorchZip
 from headwater.console import say
 from headwater.errors import IntegrityError, MissingExtra, MissingInput, UsageError
 from headwater.files import atomic_file, named_io
-from train._safetensors import LENGTH_BYTES, NAMES, build_header, header_length, parse_header
-from train._torch_pickle import View
-from train._torch_zip import AGAIN, TorchZip
 
 if TYPE_CHECKING:
     from torch import Tensor

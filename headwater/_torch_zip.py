@@ -13,8 +13,8 @@ import zipfile
 from io import BufferedIOBase
 from typing import IO, NoReturn, cast
 
+from headwater._torch_pickle import NamesCode, Storage, Unreadable, names_of_code, read_pickle
 from headwater.errors import IntegrityError
-from train._torch_pickle import NamesCode, Storage, Unreadable, names_of_code, read_pickle
 
 PICKLE_LIMIT_BYTES = 8 << 20  # of instructions; a training checkpoint of 1,000 tensors has 0.6 MB
 DIRECTORY_LIMIT_BYTES = 32 << 20  # of the list of records
