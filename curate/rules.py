@@ -179,7 +179,8 @@ class Parameter(Record):
     """A value that the command line fills in."""
 
     choices: list[str] | None = None
-    default: str | float | None = None
+    default: bool | int | float | str | None = None
+    required: bool = False
     help: str = ""
 
 
@@ -243,6 +244,8 @@ def _build(document: dict[str, Any], values: dict[str, Any], name: str) -> RuleF
         value = values.get(key, spec.default)
         if spec.choices and value is None:
             raise UsageError(f"filter {name} needs --{key}: one of {', '.join(spec.choices)}")
+        if spec.required and value is None:
+            raise UsageError(f"filter {name} needs {_flag(key)}: {spec.help}")
         if spec.choices and value not in spec.choices:
             raise UsageError(f"--{key} {value!r}: {nearest(str(value), spec.choices)}")
         if isinstance(value, float) and math.isnan(value):
@@ -253,6 +256,11 @@ def _build(document: dict[str, Any], values: dict[str, Any], name: str) -> RuleF
         filled[key] = str(value) if infinite else value  # canonical JSON has no infinity
     body = _fill({k: v for k, v in document.items() if k != "parameters"}, filled, name)
     return validate(RuleFile, body, name)
+
+
+def _flag(key: str) -> str:
+    """How a parameter is given on the command line."""
+    return f"--{key}" if key in ("arch", "fraction", "threshold", "seed") else f"--param {key}=…"
 
 
 def _fill(value: Any, filled: Mapping[str, Any], name: str) -> Any:
