@@ -16,7 +16,7 @@ from curate import shardpass
 from curate._report_data import GROUP_COLUMNS, LIGHT_ROWS, TEXT, Facts, ScanTask, choose_axes, gather
 from curate._report_groups import Groups, find_groups
 from curate._report_measure import Axis, Measure, collect
-from curate.filtering import Ready, prepare, run_passes
+from curate.filtering import Ready, prepare, run_passes, with_paths
 from curate.pool import Pool, family
 from curate.reasons import meanings
 from curate.rules import RuleFile
@@ -79,7 +79,7 @@ def look(
     if record is None:
         with tempfile.TemporaryDirectory(prefix="headwater-report-") as folder:
             return _scan(pool, None, {}, executor, Path(folder), picks=picks, seed=seed)
-    rule = RuleFile.model_validate({"format": "rule/1", **record.identity.config["rule"]})
+    rule = RuleFile.model_validate(with_paths(record.identity.config["rule"], record.observation))
     ready = prepare(pool, rule, Path(str(record.observation.get("base", "."))))
     with tempfile.TemporaryDirectory(prefix="headwater-report-") as folder:
         parts = Path(folder)

@@ -211,7 +211,7 @@ def explain(
     """Tell for each uid whether SUBSET has it, and which clause dropped it, with the values it looked at."""
     import tempfile
 
-    from curate.filtering import prepare
+    from curate.filtering import prepare, with_paths
     from curate.reasons import explain as run
     from curate.rules import RuleFile
     from headwater.errors import IntegrityError, MissingInput
@@ -231,7 +231,7 @@ def explain(
         raise IntegrityError(
             f"{where}: not the pool that {subset.name} was made from", hint="name it with --pool"
         )
-    rule = RuleFile.model_validate({"format": "rule/1", **record.identity.config["rule"]})
+    rule = RuleFile.model_validate(with_paths(record.identity.config["rule"], record.observation))
     ready = prepare(opened, rule, Path(record.observation.get("base", ".")))
     with tempfile.TemporaryDirectory(prefix="headwater-explain-") as folder:
         entries = run(ready, list(uids), Path(folder), settings.executor())

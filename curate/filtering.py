@@ -26,7 +26,7 @@ from curate.pooldata import bind, ensure_scored
 from curate.questions import Question, first_question
 from curate.reasons import reasons_key, write_reasons
 from curate.rules import RuleFile
-from curate.scoring import settings_of
+from curate.scoring import path_settings, settings_of
 from curate.shardpass import Pass, Result, Task, run_pass
 from curate.sidecars import (
     ScorerRef,
@@ -161,6 +161,10 @@ def plan_filter(ready: Ready, output: Path, *, keep_repeats: bool) -> Plan:
     rule = ready.rule.model_dump(
         mode="json", by_alias=True, exclude_none=True, exclude={"summary", "source", "parameters"}
     )
+    for score in rule.get("scores", []):
+        # where an asset lies decides nothing; its digest is among the scorers' identities
+        for key in path_settings(score["scorer"]) & score["config"].keys():
+            del score["config"][key]
     refs = {ref.name: ref for ref in ready.scorers.values()}
     config = {
         "rule": rule,
@@ -178,6 +182,27 @@ def plan_filter(ready: Ready, output: Path, *, keep_repeats: bool) -> Plan:
                 )
             )
     return Plan(STEP, VERSION, config, inputs, output)
+
+
+def score_paths(ready: Ready) -> dict[str, dict[str, str]]:
+    """Where the assets of the rule's scorers lie now: scorer -> setting -> absolute path."""
+    found: dict[str, dict[str, str]] = {}
+    for score in ready.rule.scores:
+        settings = settings_of(score.scorer, score.config, ready.base)
+        paths = {key: str(value.resolve()) for key, value in settings.items() if isinstance(value, Path)}
+        if paths:
+            found[score.scorer] = paths
+    return found
+
+
+def with_paths(rule: Mapping[str, Any], observation: Mapping[str, Any]) -> dict[str, Any]:
+    """A recorded rule as a rule file, with the places of its scorers' assets that the record observed."""
+    paths = observation.get("score_paths", {})
+    scores = [
+        {**score, "config": {**score["config"], **paths.get(score["scorer"], {})}}
+        for score in rule.get("scores", [])
+    ]
+    return {"format": "rule/1", **rule, "scores": scores}
 
 
 def filter_pool(
@@ -201,6 +226,7 @@ def filter_pool(
         **options.observation,
         "pool": str(ready.pool.path.resolve()),
         "base": str(ready.base.resolve()),
+        "score_paths": score_paths(ready),
     }
 
     def work(job: Work) -> Counts:

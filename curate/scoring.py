@@ -108,6 +108,14 @@ def settings_of(name: str, given: Mapping[str, Any], base: Path = Path()) -> dic
     return out
 
 
+def path_settings(name: str) -> set[str]:
+    """Settings of a scorer that say where something lies."""
+    import dataclasses
+
+    fields = dataclasses.fields(plugins.load("scores", name).Config)
+    return {field.name for field in fields if "Path" in str(field.type)}
+
+
 def _typed(scorer: str, key: str, kind: str, value: Any) -> Any:
     """`value` as the annotated type; a Path setting is a Path, whatever wrote it."""
     try:
