@@ -6,6 +6,7 @@ uid and seed, and 64-bit hashes of captions and image digests in a file each (8 
 
 from __future__ import annotations
 
+import functools
 import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from curate import _guard
+from curate import _report_alone as alone
+from curate import _report_scatter as scatter
 from curate._report_measure import Axis, Measure, axis_for, cut_value, evaluate
 from curate.clauses import mix
 from curate.pool import Pool, Shard
@@ -53,6 +57,8 @@ class ScanTask:
     folder: Path
     seed: int
     picks: int
+    scatter: tuple[int, int] | None = None  # numbers of two measures
+    rule: Any = None  # curate._report_alone.Rule, for what each clause removed alone
 
 
 @dataclass
@@ -105,6 +111,8 @@ class Facts:
     categories: dict[str, dict[str | None, list[int]]] = field(default_factory=dict)
     crowded: set[str] = field(default_factory=set)  # categories with more values than are followed
     picks: dict[int, list[Pick]] = field(default_factory=dict)
+    scatter: npt.NDArray[np.int64] | None = None  # see curate._report_scatter
+    alone: npt.NDArray[np.int64] | None = None  # see curate._report_alone
 
 
 class Columns:
@@ -131,13 +139,14 @@ class Columns:
 
     def _score(self, block: RawBlock, ref: ScorerRef | StoredRef) -> dict[str, Column]:
         if isinstance(ref, ScorerRef) and not ref.costly:
-            made = ref.scorer.score(
-                pa.RecordBatch.from_pydict({c: _arrow(block.column(c)) for c in ref.reads})
-            )
+            batch = pa.RecordBatch.from_pydict({c: _arrow(block.column(c)) for c in ref.reads})
+            place = _guard.Place(self._shard.name, block.first_row, block.first_row + max(block.rows - 1, 0))
+            made = _guard.score(ref, batch, place)
             return {name: made.column(name) for name in ref.outputs}
-        if ref.name not in self._stored:
-            self._stored[ref.name] = read_sidecar(self._cache, ref, self._shard.name, self._sha256)
-        table = self._stored[ref.name]
+        key = str(ref.path) if isinstance(ref, StoredRef) else ref.name
+        if key not in self._stored:
+            self._stored[key] = read_sidecar(self._cache, ref, self._shard.name, self._sha256)
+        table = self._stored[key]
         if table is None:
             raise KeyError(ref.name)
         part = table.slice(block.first_row, block.rows)
@@ -208,6 +217,9 @@ def _merge(whole: Facts, part: Facts, picks: int) -> None:
         for value, (every, kept) in values.items():
             have = into.setdefault(value, [0, 0])
             have[0], have[1] = have[0] + every, have[1] + kept
+    for name in ("scatter", "alone"):
+        mine, theirs = getattr(whole, name), getattr(part, name)
+        setattr(whole, name, theirs if mine is None else mine if theirs is None else mine + theirs)
     for code, rows in part.picks.items():
         whole.picks[code] = sorted([*whole.picks.get(code, []), *rows])[:picks]
 
@@ -232,6 +244,11 @@ def scan(task: ScanTask) -> Facts:
     columns = Columns(task.shard, task.sha256, task.cache, task.scorers)
     hashes: dict[str, list[npt.NDArray[np.uint64]]] = {c: [] for c in GROUP_COLUMNS if c in task.shard.types}
     connection = private_connection()
+    xy = None if task.scatter is None else [(task.measures[n], task.axes[n]) for n in task.scatter]
+    if xy and xy[0][1] and xy[1][1]:
+        facts.scatter = scatter.start(xy[0][1], xy[1][1])
+    if task.rule is not None:
+        facts.alone = task.rule.start()
     for block in RawView(task.shard, task.types).blocks():
         mine = np.zeros(block.rows, np.uint8) if codes is None else np.asarray(codes[block.row_numbers()])
         kept = mine == KEPT
@@ -242,6 +259,11 @@ def scan(task: ScanTask) -> Facts:
             _category(facts, name, columns, block, kept)
         for name, found in hashes.items():
             found.append(_hashes(connection, _arrow(block.column(name)), kept))
+        if facts.scatter is not None and xy:
+            _scatter(facts.scatter, xy, kept, lambda name, b=block: columns.get(b, name))
+        if facts.alone is not None:
+            get = functools.partial(columns.get, block)
+            alone.add(facts.alone, task.rule, block, mine, get)
         _choose(task, facts, block, columns, mine)
     connection.close()
     for name, found in hashes.items():
@@ -277,6 +299,14 @@ def _histogram(
             for place, cut in enumerate(measure.cuts):
                 value = cut_value(cut, measure, task.types)
                 into.right[place] += int(np.count_nonzero(some >= value if cut.at_least else some > value))
+
+
+def _scatter(grid: Any, xy: Any, kept: Any, column: Any) -> None:
+    try:
+        xs, ys = (evaluate(measure.node, column) for measure, _ in xy)
+    except KeyError:
+        return
+    scatter.add(grid, xy[0][1], xy[1][1], xs, ys, kept)
 
 
 def _category(facts: Facts, name: str, columns: Columns, block: RawBlock, kept: Any) -> None:
@@ -364,4 +394,6 @@ def _short(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     text = str(value)
+    if len(text) == 32 and not text.strip("0123456789abcdef"):
+        return f"{text[:8]}…"  # the uid that a group is called after
     return text if len(text) <= 80 else text[:79] + "…"

@@ -105,11 +105,11 @@ def _members(
             places = found[int(part[row]) >> 1]
             if len(places) < MEMBERS:
                 places.append((number, row))
-    picks = dict(_fetch(pool, sorted({p for places in found.values() for p in places}), tasks))
+    picks = dict(fetch(pool, sorted({p for places in found.values() for p in places}), tasks))
     return {key: tuple(picks[place] for place in places) for key, places in found.items()}
 
 
-def _fetch(
+def fetch(
     pool: Pool, places: Sequence[tuple[int, int]], tasks: Sequence[ScanTask]
 ) -> Iterator[tuple[tuple[int, int], Pick]]:
     for number in sorted({n for n, _ in places}):

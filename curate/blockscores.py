@@ -13,6 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from curate import _guard
+from curate._guard import Place
 from curate.sidecars import ScorerRef, StoredRef, read_sidecar, write_sidecar
 from curate.views import Block, Column, IndexView, Mask, RawBlock, RawView, plain
 from headwater.errors import HeadwaterError
@@ -53,7 +55,7 @@ class BlockScores:
         if missing.any():
             if not isinstance(block, RawBlock):
                 raise NeedsRaw
-            direct = getattr(ref.module, "score_row_group", None)
+            direct = None if ref.plugin.foreign else getattr(ref.module, "score_row_group", None)
             if direct is not None and not columns and set(ref.reads) <= set(block.shard.types):
                 # straight from the pages, without making an array of strings
                 made: dict[str, Column] = direct(
@@ -108,13 +110,15 @@ class BlockScores:
         self, block: RawBlock, ref: ScorerRef, missing: Mask, old: dict[str, pa.Array]
     ) -> dict[str, pa.Array]:
         everything = bool(missing.all())
-        rows = pa.array(np.flatnonzero(missing))
+        numbers = np.flatnonzero(missing)
+        rows = pa.array(numbers)
         inputs: dict[str, Any] = {}
         for name in ref.reads:
             column = block.column(name)
             array = pa.array(column) if isinstance(column, np.ndarray) else column
             inputs[name] = array if everything else array.take(rows)
-        made = ref.scorer.score(pa.RecordBatch.from_pydict(inputs))
+        place = Place(block.shard.name, block.first_row + int(numbers[0]), block.first_row + int(numbers[-1]))
+        made = _guard.score(ref, pa.RecordBatch.from_pydict(inputs), place)
         self.scored[ref.name] = self.scored.get(ref.name, 0) + len(rows)
         if everything:
             return {name: made.column(name) for name in ref.outputs}

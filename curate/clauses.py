@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,10 @@ class ExactState:
 
 @dataclass(frozen=True)
 class DedupState:
-    """Per shard name: a .npy file with the sorted numbers of rows that are one too many."""
+    """Per shard name: .npy files with the sorted numbers of rows that are one too many, and of rows without a key."""
 
     dropped: Mapping[str, str]
+    absent: Mapping[str, str] = field(default_factory=dict)
 
 
 State = TopState | ExactState | DedupState
@@ -61,6 +62,32 @@ class Scope:
     column: Callable[[str, Mask], Column]  # (name, rows for which it is needed) -> column
     uids: Callable[[], npt.NDArray[np.uint64]]
     row_numbers: Callable[[], npt.NDArray[np.int64] | slice]
+    block: Any = None  # behind `column`, for what is read from pages without making strings
+    made: frozenset[str] = frozenset()  # columns that do not come from the block
+    uids_of: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.uint64] | None] | None = None
+
+    def heads(self, name: str) -> tuple[npt.NDArray[np.uint64], Mask | None] | None:
+        """The first 64 bits of a column of hex digests and the rows without one; None when they must be made from `column`."""
+        return None if name in self.made else _pages().heads(self.block, name)
+
+    def some_digests(self, name: str, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64] | None:
+        """(k, 4) words of the digests of ascending rows; None when they must be made from `column`."""
+        return None if name in self.made else _pages().chosen_digests(self.block, name, rows)
+
+    def some_uids(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+        """(k, 2) words of the uids of ascending rows."""
+        place, found = self.row_numbers(), None
+        if self.uids_of is not None and isinstance(place, slice):
+            found = self.uids_of(rows + place.start)
+        if found is None:
+            found = _pages().chosen_uids(self.block, rows)
+        return self.uids()[rows] if found is None else found
+
+
+def _pages() -> Any:
+    from curate import _exact_dedup_pages  # which reads blocks, and these import expressions
+
+    return _exact_dedup_pages
 
 
 class CompiledRule:
@@ -86,10 +113,12 @@ class CompiledRule:
         for number, clause in enumerate(self.rule.keep):
             yield from walk(str(number), clause)
 
-    def columns(self) -> dict[str, str]:
-        """Column -> the first clause that reads it."""
+    def columns(self, *, dedup: bool = True) -> dict[str, str]:
+        """Column -> the first clause that reads it; without `dedup`, of clauses that read it while they judge rows."""
         found: dict[str, str] = {}
         for node, clause in self.nodes():
+            if clause.dedup is not None and not dedup:
+                continue
             for name in self._columns_of(node, clause):
                 found.setdefault(name, clause.id or self.rule.reason(int(node.split(".")[0])))
         return found
@@ -117,6 +146,11 @@ class CompiledRule:
                     listed(clause.in_.values or [], types[clause.in_.column])
                 except UsageError as error:
                     raise UsageError(f"clause {clause.id or node}: {error.message}") from error
+            for name in clause.dedup.order if clause.dedup is not None else ():
+                if pa.types.is_nested(types[name]):
+                    raise UsageError(
+                        f"clause {clause.id or node}: column {name!r} is {types[name]}, which has no order"
+                    )
             ranked = clause.top or clause.exact_k
             if ranked and not (
                 pa.types.is_integer(types[ranked.column]) or pa.types.is_floating(types[ranked.column])
@@ -170,8 +204,11 @@ class CompiledRule:
         if clause.dedup is not None:
             state = states[node]
             assert isinstance(state, DedupState)
-            true, unknown = _not_repeated(state, scope), _any_null(clause.dedup.by, scope, alive)
-            return true if unknown is None else true & ~unknown, unknown
+            true, unknown = ~_marked(state.dropped, scope), None
+            if scope.shard in state.absent:
+                unknown = _marked(state.absent, scope)
+                true &= ~unknown
+            return true, unknown
         children = [
             self._node(f"{node}.{i}", child, scope, alive, states) for i, child in enumerate(clause.children)
         ]
@@ -273,30 +310,27 @@ def _exact(values: npt.NDArray[Any], missing: Mask | None, state: ExactState, sc
     return true if missing is None else true & ~missing
 
 
-def _not_repeated(state: DedupState, scope: Scope) -> Mask:
-    true = np.ones(scope.rows, bool)
-    file = state.dropped.get(scope.shard)
+def _marked(files: Mapping[str, str], scope: Scope) -> Mask:
+    """Rows of the block whose numbers are in the shard's file."""
+    marked = np.zeros(scope.rows, bool)
+    file = files.get(scope.shard)
     if file is None:
-        return true
-    dropped = np.load(file, allow_pickle=False)
+        return marked
+    numbers_ = np.load(file, mmap_mode="r", allow_pickle=False)
     place = scope.row_numbers()
     if isinstance(place, slice):
-        first, last = np.searchsorted(dropped, [place.start, place.stop])
-        true[dropped[first:last] - place.start] = False
-    else:
-        at = np.minimum(np.searchsorted(dropped, place), max(len(dropped) - 1, 0))
-        if len(dropped):
-            true &= dropped[at] != place
-    return true
-
-
-def _any_null(names: list[str], scope: Scope, alive: Mask) -> Mask | None:
-    unknown: Mask | None = None
-    for name in names:
-        null = absent(scope.column(name, alive))
-        if null is not None:
-            unknown = null if unknown is None else unknown | null
-    return unknown
+        first, last = np.searchsorted(numbers_, [place.start, place.stop])
+        marked[numbers_[first:last] - place.start] = True
+        return marked
+    if not len(numbers_) or not len(place):
+        return marked
+    rows = int(max(numbers_[-1], place.max())) + 1
+    if rows <= 16 * len(place):  # a table of the shard's rows is looked up faster than numbers are searched
+        whole = np.zeros(rows, bool)
+        whole[numbers_] = True
+        return whole[place]
+    at = np.minimum(np.searchsorted(numbers_, place), len(numbers_) - 1)
+    return np.asarray(numbers_[at] == place)
 
 
 def absent(column: Column) -> Mask | None:

@@ -30,6 +30,25 @@ def with_pool_options(function: Any) -> Any:
     return function
 
 
+def with_plugin_files(function: Any) -> Any:
+    """Give a command `--plugin FILE`: only files named there may be run for a rule that names them as scorers."""
+
+    def add(context: click.Context, parameter: click.Parameter, given: tuple[Path, ...]) -> None:
+        from headwater.plugins import add_file
+
+        for path in given:
+            add_file("scores", path)
+
+    return click.option(
+        "--plugin",
+        type=FILE,
+        multiple=True,
+        callback=add,
+        expose_value=False,
+        help="A scorer of yours (.py) that the rule names by its file; it is code, and this runs it. Repeatable.",
+    )(function)
+
+
 def open_pool(pool: Path, cache: Path | None, distrust_cache: bool) -> Any:
     from curate._memory import tune_process
     from curate.pool import Pool
@@ -77,6 +96,7 @@ def step_result(outcome: Any, plan: Any, extra: dict[str, Any] | None = None) ->
 )
 @click.option("--allow-invalid", is_flag=True, help="End with 0 although some rows could not be judged.")
 @click.option("--no-index", is_flag=True, help="Do not use the side index.")
+@with_plugin_files
 @with_pool_options
 @common
 def filter_pool(
@@ -197,6 +217,7 @@ def _funnel_text(outcome: Any) -> str:
 @click.argument("subset", type=FILE)
 @click.argument("uids", nargs=-1, required=True)
 @click.option("--pool", type=ANY, help="The pool, if it has moved since.")
+@with_plugin_files
 @with_pool_options
 @common
 def explain(

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from curate.commands import with_plugin_files
 from headwater.options import Settings, common
 
 ANY = click.Path(path_type=Path)
@@ -37,6 +38,10 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
     show_default=True,
     help="Kept rows to show; a third as many for each reason; 0: none.",
 )
+@click.option(
+    "--scatter", metavar="X,Y", help="Two numbers to draw against each other (default: the first two scores)."
+)
+@with_plugin_files
 @common
 def report(
     settings: Settings,
@@ -48,6 +53,7 @@ def report(
     cache: Path | None,
     title: str | None,
     thumbnails: int,
+    scatter: str | None,
 ) -> dict[str, Any]:
     """Write one HTML page about PATH: a subset, a folder of resharded shards, or a pool.
 
@@ -58,21 +64,9 @@ def report(
     headwater report mine.npy -o mine.html
     headwater report mine.npy -o mine.html --shards TARS --thumbnails 48
     """
-    from curate.report import MARK, build_report, find_subject
-    from headwater.errors import UsageError
-    from headwater.files import named_io
+    from curate.report import MARK, build_report, check_page, find_subject
 
-    if not output.parent.is_dir():
-        raise UsageError(
-            f"{output.parent}: no such folder to write {output.name} into", hint=f"mkdir -p {output.parent}"
-        )
-    if output.exists() and not settings.force:
-        with named_io(output), open(output, "rb") as handle:
-            if handle.read(len(MARK)) != MARK:
-                raise UsageError(
-                    f"{output}: exists and is not a report of ours",
-                    hint="--force replaces it, or choose another -o",
-                )
+    check_page(output, MARK, force=settings.force)
     if settings.dry_run:
         subject = find_subject(path)
         return {
@@ -90,6 +84,7 @@ def report(
         title=title,
         thumbnails=thumbnails,
         seed=settings.seed or 0,
+        scatter=[part.strip() for part in scatter.split(",")] if scatter else (),
     )
     lines = [
         f"{output}: {facts['size_bytes'] / 1e3:,.0f} kB, {facts['pictures']} pictures, {facts['rows_looked_at']:,} rows looked at"

@@ -17,7 +17,16 @@ from headwater.errors import BadInputs, UsageError, nearest
 from headwater.options import Settings, common, emit
 
 # name -> (module:attribute, summary); what is not a scorer but belongs under the word
-OTHERS: dict[str, tuple[str, str]] = {}
+OTHERS: dict[str, tuple[str, str]] = {
+    "train": (
+        "curate.commands_score_train:train",
+        "Fit a scorer of image-text pairs on rows that you trust.",
+    ),
+    "import": (
+        "curate.commands_score_import:import_scores",
+        "Keep score tables of others beside a pool, joined by uid.",
+    ),
+}
 _UNITS = {"k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
 
 
@@ -35,13 +44,24 @@ class ScoreGroup(click.Group):
             command = getattr(importlib.import_module(module), attribute)
             assert isinstance(command, click.Command), cmd_name
             return command
+        if cmd_name.endswith(".py"):
+            from headwater.plugins import add_file
+
+            return scorer_command(add_file("scores", Path(cmd_name)).name)
         return scorer_command(cmd_name) if cmd_name in self.list_commands(ctx) else None
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         known = self.list_commands(ctx)
-        if args and not args[0].startswith("-") and args[0] not in known and not ctx.resilient_parsing:
+        file = bool(args) and args[0].endswith(".py")
+        if (
+            args
+            and not args[0].startswith("-")
+            and not file
+            and args[0] not in known
+            and not ctx.resilient_parsing
+        ):
             raise UsageError(
                 f"unknown score {args[0]!r}: {nearest(args[0], known)}", hint="headwater plugins scores"
             )
@@ -79,9 +99,11 @@ def parse_bytes(text: str) -> int:
 
 def scorer_command(name: str) -> click.Command:
     """The command of one scorer; its module is imported, its model is not loaded."""
+    from curate.sidecars import scorer_module
     from headwater import plugins
 
-    module = plugins.load("scores", name)
+    plugin = plugins.find("scores", name)
+    module = scorer_module(name)
     fields = dataclasses.fields(module.Config)
 
     @common
@@ -93,12 +115,16 @@ def scorer_command(name: str) -> click.Command:
         distrust_cache: bool,
         memory: str,
         allow_invalid: bool,
+        time_limit: float | None = None,
         **values: Any,
     ) -> dict[str, Any] | None:
         given = {key: value for key, value in values.items() if value is not None}
         if settings.seed is not None and any(field.name == "seed" for field in fields):
             given["seed"] = settings.seed
-        return _run(settings, name, pool, given, cache, distrust_cache, parse_bytes(memory), allow_invalid)
+        memory_bytes = parse_bytes(memory)
+        return _run(
+            settings, name, pool, given, cache, distrust_cache, memory_bytes, allow_invalid, time_limit
+        )
 
     for field in reversed(fields):
         if field.name != "seed":  # a global option
@@ -109,6 +135,13 @@ def scorer_command(name: str) -> click.Command:
     run = click.option(
         "--allow-invalid", is_flag=True, help="End with 0 although some rows could not be scored."
     )(run)
+    if plugin.foreign:
+        run = click.option(
+            "--time-limit",
+            type=click.FloatRange(min=0, min_open=True),
+            metavar="SECONDS",
+            help="Stop when the scorer takes longer for one block of rows (default: 600, or what its file says).",
+        )(run)
     run = click.argument("pool", type=ANY)(with_pool_options(run))
     text = (module.__doc__ or "").strip()
     return click.command(name, help="\n\n".join(f"\b\n{part}" for part in text.split("\n\n")))(run)
@@ -139,6 +172,7 @@ def _run(
     distrust_cache: bool,
     memory_bytes: int,
     allow_invalid: bool,
+    time_limit: float | None,
 ) -> dict[str, Any] | None:
     from curate.scoring import score_pool, settings_of
 
@@ -153,6 +187,7 @@ def _run(
         dry_run=settings.dry_run,
         memory_bytes=memory_bytes,
         options=settings.run_options(),
+        time_limit_seconds=time_limit,
     )
     verb = "would score" if settings.dry_run else "scored"
     lines = [f"{name}: {verb} {facts['rows_scored']:,} of {facts['rows']:,} rows into {facts['folder']}"]

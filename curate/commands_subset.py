@@ -206,3 +206,85 @@ def diff(settings: Settings, *, a: Path, b: Path) -> None:
     )
     emit({"equal": equal, **facts, "text": "\n".join(lines)}, as_json=settings.as_json)
     click.get_current_context().exit(0 if equal else 1)
+
+
+@subset_group.command("import")
+@click.argument("file", type=FILE)
+@click.option("--pool", type=ANY, help="Tell which of its uids are in this pool.")
+@click.option("--only-in-pool", is_flag=True, help="Write only entries whose uid is in --pool.")
+@click.option(
+    "--uid-column", default="uid", show_default=True, help="Column with the uids, where the file is a table."
+)
+@_OUT
+@with_pool_options
+@common
+def import_(
+    settings: Settings,
+    *,
+    file: Path,
+    pool: Path | None,
+    only_in_pool: bool,
+    uid_column: str,
+    output: Path,
+    cache: Path | None,
+    distrust_cache: bool,
+) -> dict[str, Any]:
+    """Make a subset file of a published list of uids: .npy or raw pairs, text, CSV, JSON lines or Parquet.
+
+    Unsorted files are sorted; a uid that occurs several times stays so. A malformed uid is named by its line.
+
+    \b
+    headwater subset import datacomp_medium_dfn_20m_inds.npy -o dfn.npy --pool POOL
+    """
+    from curate.imports import import_subset, plan_import
+
+    opened = open_pool(pool, cache, distrust_cache) if pool else None
+    options: dict[str, Any] = {"pool": opened, "uid_column": uid_column, "only_in_pool": only_in_pool}
+    plan = plan_import(file, output, **options)
+    outcome = import_subset(file, output, options=settings.run_options(), **options)
+    result = step_result(outcome, plan)
+    if outcome is None:
+        return result
+    counts, details = outcome.step.identity.counts, outcome.step.details
+    again = " (already there)" if outcome.cached else ""
+    lines = [
+        f"{output}: {counts.kept:,} entries of {counts.read:,}, {details['uids']:,} different uids{again}"
+    ]
+    if told := details.get("coverage"):
+        lines.append(
+            f"  {told['uids_in_pool']:,} of its {told['uids']:,} uids are in the pool; {told['uids_not_in_pool']:,} are not"
+        )
+        lines.append(f"  they cover {told['pool_rows_covered']:,} of the pool's {told['pool_rows']:,} rows")
+        lines += [f"  not in the pool: {uid}" for uid in told["uids_not_in_pool_examples"][:5]]
+    return {**result, "text": "\n".join(lines)}
+
+
+@subset_group.command("overlap")
+@click.argument("files", nargs=-1, required=True, type=FILE)
+@click.option("--pool", type=ANY, help="Also tell each subset's share of this pool's rows.")
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Also write a page (.html)."
+)
+@with_pool_options
+@common
+def overlap(
+    settings: Settings,
+    *,
+    files: tuple[Path, ...],
+    pool: Path | None,
+    output: Path | None,
+    cache: Path | None,
+    distrust_cache: bool,
+) -> dict[str, Any]:
+    """Tell what FILES have in common: for each two the share of the first, and Jaccard; uids count once."""
+    from curate import overlap as run
+    from curate.report import check_page
+
+    if output is not None:
+        check_page(output, run.MARK, force=settings.force)
+    found = run.overlap(files, open_pool(pool, cache, distrust_cache) if pool else None)
+    facts = {**found.facts, "text": run.as_text(found)}
+    if output is not None and not settings.dry_run:
+        size = run.write_page(found, output, f"Overlap of {len(files)} subsets")
+        facts |= {"output": str(output), "text": f"{facts['text']}\n\n{output}: {size / 1e3:,.0f} kB"}
+    return facts

@@ -39,6 +39,7 @@ from curate.sidecars import (
 )
 from curate.subset import HEADER_BYTES as SUBSET_HEADER_BYTES
 from curate.subset import Words, merge_to
+from headwater import plugins
 from headwater.console import track
 from headwater.errors import UsageError, nearest
 from headwater.executor import Executor
@@ -79,9 +80,12 @@ def prepare(pool: Pool, rule: RuleFile, base: Path) -> Ready:
     whole: dict[str, ScorerRef] = {}
     columns = compiled.columns()
     for score in rule.scores:
-        ref = ScorerRef(score.scorer, tuple(sorted(settings_of(score.scorer, score.config, base).items())))
+        name = plugins.named("scores", score.scorer, base)
+        ref = ScorerRef(name, tuple(sorted(settings_of(name, score.config, base).items())))
         asked_for.update(ref.outputs)
         if ref.scope != "rows" and pool.shards and columns.keys() & ref.outputs.keys():
+            for needed in ref.reads:
+                _pool_type(pool, needed, f"scorer {ref.name}")
             ref = bind(ref, pool)
             whole.update(dict.fromkeys(ref.outputs, ref))
         offered.update(dict.fromkeys(ref.outputs, as_stored(ref, pool.cache) if ref.inputs else ref))
@@ -146,11 +150,9 @@ def _pool_type(pool: Pool, name: str, who: str, offered: set[str] = frozenset())
 
 def _maker_of(column: str) -> str | None:
     """The scorer of a whole pool or of pictures that makes a column, at its default configuration."""
-    from headwater import plugins
-
     for plugin in plugins.family_members("scores"):
         ref = ScorerRef(plugin.name)
-        if ref.scope != "rows" and column in ref.outputs:
+        if not plugin.foreign and ref.scope != "rows" and column in ref.outputs:
             return plugin.name
     return None
 
@@ -162,6 +164,7 @@ def plan_filter(ready: Ready, output: Path, *, keep_repeats: bool) -> Plan:
         mode="json", by_alias=True, exclude_none=True, exclude={"summary", "source", "parameters"}
     )
     for score in rule.get("scores", []):
+        score["scorer"] = plugins.named("scores", score["scorer"], ready.base)
         # where an asset lies decides nothing; its digest is among the scorers' identities
         for key in path_settings(score["scorer"]) & score["config"].keys():
             del score["config"][key]
@@ -188,10 +191,11 @@ def score_paths(ready: Ready) -> dict[str, dict[str, str]]:
     """Where the assets of the rule's scorers lie now: scorer -> setting -> absolute path."""
     found: dict[str, dict[str, str]] = {}
     for score in ready.rule.scores:
-        settings = settings_of(score.scorer, score.config, ready.base)
+        name = plugins.named("scores", score.scorer, ready.base)
+        settings = settings_of(name, score.config, ready.base)
         paths = {key: str(value.resolve()) for key, value in settings.items() if isinstance(value, Path)}
         if paths:
-            found[score.scorer] = paths
+            found[name] = paths
     return found
 
 

@@ -10,7 +10,6 @@ from and is ignored, with a word, when the shard has changed. Building one costs
 
 from __future__ import annotations
 
-import binascii
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curate._captions import count_captions_any
+from curate._exact_dedup_pages import digests
 from curate._memory import tune_process
 from curate.pool import Pool, Shard, family
 from curate.sidecars import METADATA_KEY
@@ -32,12 +32,10 @@ from headwater.errors import IntegrityError
 from headwater.executor import Executor
 from headwater.files import atomic_file, named_io, remove_stale_temporaries
 
-VERSION = 1
+VERSION = 2  # 2: sha256_prefix is null unless all 64 digits are hex
 ROW_GROUP_ROWS = 131_072
 SIZES = ("original_width", "original_height")
 OWN_COLUMNS = frozenset({"uid_hi", "uid_lo", "row", "n_words", "n_chars", "sha256_prefix"})
-_HEX = np.full(256, 255, np.uint8)
-_HEX[np.frombuffer(b"0123456789abcdefABCDEF", np.uint8)] = [*range(16), *range(10, 16)]
 
 
 def index_path(cache: Path, shard: str) -> Path:
@@ -59,9 +57,14 @@ def index_view(cache: Path, shard: Shard, sha256: str) -> IndexView | None:
         say("warning", f"{path}: cannot be read and is ignored ({str(error).splitlines()[0]})")
         return None
     if facts.get("shard_sha256") != sha256 or facts.get("index_version") != VERSION:
+        why = (
+            "the shard has changed since"
+            if facts.get("shard_sha256") != sha256
+            else "another version made it"
+        )
         say(
             "warning",
-            f"the index of shard {shard.name} is stale (the shard has changed since): headwater pool index makes it again",
+            f"the index of shard {shard.name} is stale ({why}): headwater pool index makes it again",
         )
         return None
     return IndexView(shard, path)
@@ -107,6 +110,8 @@ def index_state(pool: Pool) -> dict[str, Any]:
 
 def _columns(pool: Pool) -> list[str]:
     wanted = [name for name in ("text", *SIZES, "sha256") if name in pool.columns]
+    if "sha256" in wanted and family(pool.column_type("sha256")) != "text":
+        wanted.remove("sha256")
     floats = [name for name in pool.columns if any(_is_float(shard, name) for shard in pool.shards)]
     return wanted + [name for name in floats if name not in OWN_COLUMNS]
 
@@ -208,35 +213,6 @@ def _narrow(array: pa.Array) -> pa.Array:
 
 
 def _prefixes(array: pa.Array) -> pa.Array:
-    """The first 16 hex digits of each value as u64; null where it is not 64 hex digits."""
-    n = len(array)
-    out = np.zeros(n, np.uint64)
-    text = array.cast(pa.string())
-    offsets = (
-        np.frombuffer(text.buffers()[1], np.int32, n + 1, text.offset * 4) if n else np.zeros(1, np.int32)
-    )
-    data = (
-        np.frombuffer(text.buffers()[2], np.uint8)
-        if n and text.buffers()[2] is not None
-        else np.zeros(0, np.uint8)
-    )
-    whole = np.diff(offsets) == 64
-    if n and not array.null_count and whole.all():
-        heads = np.ascontiguousarray(data[offsets[0] : offsets[-1]].reshape(n, 64)[:, :16])
-        try:
-            return pa.array(np.frombuffer(binascii.unhexlify(heads), ">u8").astype("<u8"))
-        except ValueError:
-            pass  # some value is not hex: found below
-    good = np.flatnonzero(whole)
-    if len(good):
-        starts = offsets[:-1][good]
-        digits = _HEX[data[starts[:, None] + np.arange(16)]]
-        valid = (digits < 16).all(1)
-        good, digits = good[valid], digits[valid].astype(np.uint64)
-        value = np.zeros(len(good), np.uint64)
-        for place in range(16):
-            value = (value << np.uint64(4)) | digits[:, place]
-        out[good] = value
-    mask = np.ones(n, bool)
-    mask[good] = False
-    return pa.array(out, mask=mask if mask.any() else None)
+    """The first 64 bits of each digest as u64; null where the value is not 64 hex digits."""
+    words, bad = digests(array)
+    return pa.array(np.ascontiguousarray(words[:, 0]), mask=bad)

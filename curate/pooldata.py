@@ -159,7 +159,14 @@ def bind(ref: ScorerRef, pool: Pool) -> ScorerRef:
 def is_scored(pool: Pool, ref: ScorerRef) -> bool:
     """Whether the scores of every shard are there (their record is written last)."""
     folder = ref.folder(pool.cache)
-    return (folder / RECORD).is_file() and all((folder / f"{s.name}.parquet").is_file() for s in pool.shards)
+    if not (folder / RECORD).is_file():
+        return False
+    if ref.scope == "pictures":
+        from curate.pictures import features_are_there
+
+        if not features_are_there(pool, ref):
+            return False
+    return all((folder / f"{shard.name}.parquet").is_file() for shard in pool.shards)
 
 
 def ensure_scored(
@@ -207,7 +214,7 @@ def _write_all(data: PoolData) -> int:
 
         made = score_pictures(data)
     else:
-        made = iter(ref.scorer.score_pool(data))
+        made = _contained(data) if ref.plugin.foreign else iter(ref.scorer.score_pool(data))
     with track(f"score {ref.name}", total=pool.rows, unit="rows") as bar:
         for shard in pool.shards:
             columns = next(made, None)
@@ -237,6 +244,27 @@ def _write_all(data: PoolData) -> int:
     if next(made, None) is not None:
         raise UsageError(f"scorer {ref.name} gave more shards than the pool has")
     return kept
+
+
+def _contained(data: PoolData) -> Iterator[dict[str, Any]]:
+    """What a scorer of someone else gives; what it raises or prints goes no further than an error that names it."""
+    from headwater.plugins import contained
+
+    iterator: Iterator[dict[str, Any]] | None = None
+    while True:
+        with contained(f"scorer {data.ref.name}", "raised"):
+            iterator = iter(data.ref.scorer.score_pool(data)) if iterator is None else iterator
+            columns = next(iterator, None)
+            if columns is not None and not isinstance(columns, dict):
+                raise TypeError(f"gave {type(columns).__name__}, not a dict of columns")
+            for name, kind in data.ref.outputs.items():
+                if columns is not None and name in columns and not isinstance(columns[name], np.ndarray):
+                    values = columns[name]
+                    values = values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values)
+                    columns[name] = _array(values, pa.type_for_alias(kind))
+        if columns is None:
+            return
+        yield columns
 
 
 def _array(values: Any, kind: pa.DataType) -> pa.Array:

@@ -7,9 +7,7 @@ at most k uids for ties, eight bytes a row on disk for duplicates.
 
 from __future__ import annotations
 
-import functools
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,18 +15,15 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from curate._exact_dedup_questions import KeyQuestion
 from curate._order import sort_words
-from curate.clauses import DedupState, ExactState, Scope, State, TopState, absent
+from curate.clauses import ExactState, Scope, State, TopState
 from curate.ranks import Cut, Histogram, fraction_rank, key_width, merge_all, refine
-from curate.rules import Clause, Dedup, ExactK, Top
+from curate.rules import Clause, ExactK, Top
 from curate.views import Mask, numbers
 from headwater.errors import HeadwaterError
-from headwater.files import atomic_file
 
-HASH_ROWS_AT_ONCE = 8 << 20
 LOWEST, HIGHEST = (0, 0), (2**64 - 1, 2**64 - 1)
 
 
@@ -64,7 +59,7 @@ def first_question(
         return _rank_question(node, clause.exact_k, name, rows, dtype(clause.exact_k.column))
     if clause.dedup is not None:
         columns = [*clause.dedup.by, *clause.dedup.order]
-        return HashQuestion(node, clause.dedup, {column: dtype(column) for column in columns})
+        return KeyQuestion(node, clause.dedup, {column: dtype(column) for column in columns})
     return None
 
 
@@ -181,123 +176,6 @@ class TieQuestion:
         return ExactState(self.value, (int(lowest[-1, 0]), int(lowest[-1, 1])))
 
 
-@dataclass(frozen=True)
-class HashQuestion:
-    """Which 64-bit hashes of the key columns occur more than `at_most` times? (Candidates only; rows are compared exactly.)"""
-
-    node: str
-    clause: Dedup
-    types: Mapping[str, pa.DataType]
-    of_survivors: bool = True
-
-    def start(self) -> list[npt.NDArray[np.uint64]]:
-        return []
-
-    def feed(
-        self, answer: list[npt.NDArray[np.uint64]], scope: Scope, alive: Mask
-    ) -> list[npt.NDArray[np.uint64]]:
-        answer.append(key_hashes(self.clause.by, scope, alive)[0])
-        return answer
-
-    def finish(self, answer: list[npt.NDArray[np.uint64]], file: Path) -> str:
-        path = file.with_suffix(".hashes.npy")
-        with atomic_file(path, durable=False) as handle:
-            np.save(handle, np.concatenate([np.zeros(0, np.uint64), *answer]), allow_pickle=False)
-        return str(path)
-
-    def settle(self, answers: Sequence[str], folder: Path) -> State | Question:
-        parts = [np.load(path, mmap_mode="r", allow_pickle=False) for path in answers]
-        total = sum(len(part) for part in parts)
-        slices = max(1, -(-total // HASH_ROWS_AT_ONCE))
-        found = []
-        for number in range(slices):
-            low, high = number * 2**64 // slices, (number + 1) * 2**64 // slices - 1
-            mine = [p[(p >= np.uint64(low)) & (p <= np.uint64(high))] for p in parts]
-            keys = np.sort(np.concatenate(mine)) if mine else np.zeros(0, np.uint64)
-            many = keys[self.clause.at_most :][keys[self.clause.at_most :] == keys[: -self.clause.at_most]]
-            found.append(np.unique(many))
-        path = folder / f"{self.node}.repeated.npy"
-        np.save(path, np.concatenate([np.zeros(0, np.uint64), *found]), allow_pickle=False)
-        return RepeatQuestion(self.node, self.clause, self.types, str(path))
-
-
-@dataclass(frozen=True)
-class RepeatQuestion:
-    """Which rows have a hash that occurs too often? They are compared exactly, with all their columns."""
-
-    node: str
-    clause: Dedup
-    types: Mapping[str, pa.DataType]
-    repeated: str
-    of_survivors: bool = True
-
-    def start(self) -> list[pa.Table]:
-        return []
-
-    def feed(self, answer: list[pa.Table], scope: Scope, alive: Mask) -> list[pa.Table]:
-        repeated = np.load(self.repeated, allow_pickle=False)
-        if not len(repeated):
-            return answer
-        hashes, rows = key_hashes(self.clause.by, scope, alive)
-        at = np.minimum(np.searchsorted(repeated, hashes), len(repeated) - 1)
-        rows = rows[repeated[at] == hashes]
-        if not len(rows):
-            return answer
-        place = scope.row_numbers()
-        numbers_ = rows + place.start if isinstance(place, slice) else place[rows]
-        words = scope.uids()[rows]
-        columns: dict[str, Any] = {"uid_hi": words[:, 0], "uid_lo": words[:, 1], "row": numbers_}
-        for prefix, names in (("k", self.clause.by), ("o", list(self.clause.order))):
-            for number, name in enumerate(names):
-                column = scope.column(name, alive)
-                array = pa.array(column) if isinstance(column, np.ndarray) else column
-                array = array.take(pa.array(rows))
-                # the index holds integers in fewer bits, each shard in its own
-                if pa.types.is_integer(array.type):
-                    array = array.cast(self.types[name])
-                missing = absent(column) if prefix == "o" else None
-                if missing is not None:  # DuckDB takes NaN for the largest number
-                    array = pc.if_else(pa.array(missing[rows]), pa.scalar(None, array.type), array)
-                columns[f"{prefix}{number}"] = array
-        columns["shard"] = pa.array([scope.shard] * len(rows))
-        answer.append(pa.table(columns))
-        return answer
-
-    def finish(self, answer: list[pa.Table], file: Path) -> str | None:
-        if not answer:
-            return None
-        path = file.with_suffix(".repeats.parquet")
-        with atomic_file(path, durable=False) as handle:
-            pq.write_table(pa.concat_tables(answer), handle, compression="none")
-        return str(path)
-
-    def settle(self, answers: Sequence[str | None], folder: Path) -> State | Question:
-        files = [path for path in answers if path]
-        if not files:
-            return DedupState({})
-        import pyarrow.dataset
-
-        keys = ", ".join(f"k{i}" for i in range(len(self.clause.by)))
-        orders = [f"o{i} {how} nulls last" for i, how in enumerate(self.clause.order.values())]
-        order = ", ".join([*orders, "uid_hi", "uid_lo", "shard", "row"])
-        with tempfile.TemporaryDirectory(dir=folder, prefix="spill-") as spill:
-            connection = private_connection(spill)
-            connection.register("repeats", pyarrow.dataset.dataset(files, format="parquet"))
-            surplus = connection.sql(
-                f"select shard, row from (select shard, row, row_number() over (partition by {keys} order by {order}) as place "
-                f"from repeats) where place > {self.clause.at_most} order by shard, row"
-            ).to_arrow_table()
-            connection.close()
-        dropped: dict[str, str] = {}
-        shards = surplus["shard"].combine_chunks().dictionary_encode()
-        rows, codes = surplus["row"].to_numpy(), shards.indices.to_numpy()
-        for number, name in enumerate(shards.dictionary.to_pylist()):
-            path = folder / f"{self.node}.{number}.surplus.npy"
-            np.save(path, rows[codes == number].astype(np.int64), allow_pickle=False)
-            dropped[name] = str(path)
-        return DedupState(dropped)
-
-
 def private_connection(spill: str | None = None, *, memory: str = "256MB") -> Any:
     """A DuckDB connection that reads nothing but what is registered with it."""
     import duckdb
@@ -307,34 +185,3 @@ def private_connection(spill: str | None = None, *, memory: str = "256MB") -> An
     if spill is not None:
         config["temp_directory"] = spill
     return duckdb.connect(":memory:", config=config)
-
-
-@functools.cache
-def _hashing_connection() -> Any:
-    """One for all blocks of this process: making it costs more than hashing 131,072 rows."""
-    return private_connection()
-
-
-def key_hashes(
-    names: list[str], scope: Scope, alive: Mask
-) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
-    """64-bit hashes of the key columns, and the block rows they belong to: alive, no null in any key."""
-    arrays = {}
-    wanted = alive
-    for number, name in enumerate(names):
-        column = scope.column(name, alive)
-        missing = absent(column)
-        if missing is not None:
-            wanted = wanted & ~missing
-        arrays[f"k{number}"] = pa.array(column) if isinstance(column, np.ndarray) else column
-    rows = np.flatnonzero(wanted)
-    if not len(rows):
-        return np.zeros(0, np.uint64), rows
-    table = pa.table(arrays).take(pa.array(rows)) if len(rows) < scope.rows else pa.table(arrays)
-    connection = _hashing_connection()
-    connection.register("keys", table)
-    try:
-        found = connection.execute(f"select hash({', '.join(arrays)}) as h from keys").fetchnumpy()["h"]
-    finally:
-        connection.unregister("keys")
-    return np.asarray(found, np.uint64), rows

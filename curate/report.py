@@ -22,7 +22,7 @@ from curate.pool import CACHE_NAME, Pool
 from curate.shards import TarShard
 from headwater.errors import MissingInput, UsageError
 from headwater.executor import Executor
-from headwater.files import atomic_file
+from headwater.files import atomic_file, named_io
 from headwater.manifest import Step
 from headwater.pages import visible
 from headwater.steps import RECORD_NAME, read_record
@@ -51,16 +51,20 @@ def build_report(
     title: str | None = None,
     thumbnails: int = 24,
     seed: int = 0,
+    scatter: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Write the page about `path` to `output`, and tell what is on it.
 
     `pool` names the pool of a subset when it has moved; `shards` are folders of tars (or tars) to take pictures from;
-    `thumbnails` kept rows are shown, and a third as many for each reason. Raises MissingInput when there is nothing to report on.
+    `thumbnails` kept rows are shown, and a third as many for each reason; `scatter` names two numbers to draw against each
+    other. Raises MissingInput when there is nothing to report on.
     """
     if not 0 <= thumbnails <= 500:
         raise UsageError(f"--thumbnails {thumbnails}: must be between 0 and 500")
+    if len(scatter) not in (0, 2):
+        raise UsageError("--scatter: name two columns, with a comma between")
     subject = find_subject(path)
-    seen = _rows(subject, pool, cache, executor, thumbnails, seed)
+    seen = _rows(subject, pool, cache, executor, thumbnails, seed, scatter)
     if seen is not None:
         subject.notes += seen.notes
     album, picks = _pictures(subject, seen, shards, thumbnails, seed)
@@ -77,12 +81,15 @@ def build_report(
         "read": subject.record.identity.counts.read if subject.record else None,
         "extra": subject.record.identity.counts.extra if subject.record else {},
         "histograms": sections.histograms(seen, kept=subject.kind == "subset"),
+        "scatter": sections.scatter(seen, kept=subject.kind == "subset"),
+        "alone": sections.removed_alone(seen),
         "categories": sections.categories(seen),
         "galleries": sections.galleries(seen, album, picks, thumbnails),
         "picture_notes": album.notes,
         "columns": _column_table(seen) if subject.kind == "pool" else [],
         "captions": sections.captions(seen, kept=subject.kind == "subset"),
         "duplicates": sections.duplicates(seen, album, kept=subject.kind == "subset"),
+        "similar": sections.similar(seen, album),
         **_from_record(subject, seen),
     }
     text = render(page)
@@ -122,12 +129,17 @@ def find_subject(path: Path) -> Subject:
 
 
 def _rows(
-    subject: Subject, named: Path | None, cache: Path | None, executor: Executor, thumbnails: int, seed: int
+    subject: Subject,
+    named: Path | None,
+    cache: Path | None,
+    executor: Executor,
+    thumbnails: int,
+    seed: int,
+    scatter: Sequence[str],
 ) -> Look | None:
+    wanted: dict[str, Any] = {"executor": executor, "picks": thumbnails, "seed": seed, "scatter": scatter}
     if subject.kind == "pool":
-        return look(
-            Pool.open(subject.path, cache=cache), None, executor=executor, picks=thumbnails, seed=seed
-        )
+        return look(Pool.open(subject.path, cache=cache), None, **wanted)
     if subject.kind != "subset" or subject.record is None:
         return None
     opened = open_pool(subject.record, named, cache, subject.notes)
@@ -135,7 +147,7 @@ def _rows(
         return None
     name = subject.path.name
     files = [subject.path.with_name(f"{stem}.reasons.parquet") for stem in (name, name.removesuffix(".npy"))]
-    return look(opened, subject.record, executor=executor, picks=thumbnails, seed=seed, reasons_files=files)
+    return look(opened, subject.record, reasons_files=files, **wanted)
 
 
 def _pictures(
@@ -161,6 +173,8 @@ def _pictures(
     for group in seen.groups[PICTURE].top[: sections.TOP_PICTURES] if PICTURE in seen.groups else ():
         for member in group.members[:1]:
             wanted.setdefault(member.uid, member.shard)
+    for pick in sections.shown_similar(seen):
+        wanted.setdefault(pick.uid, pick.shard)
     tars, notes = pictures.find_tars(named or _likely_places(subject, seen), asked=bool(named))
     if not wanted:
         return pictures.Album(), []
@@ -307,7 +321,22 @@ def _from_record(subject: Subject, seen: Look | None) -> dict[str, Any]:
     }
 
 
-def render(page: dict[str, Any]) -> bytes:
+def check_page(output: Path, mark: bytes, *, force: bool) -> None:
+    """That a page can be written to `output`: its folder is there, and what lies there is such a page already."""
+    if not output.parent.is_dir():
+        raise UsageError(
+            f"{output.parent}: no such folder to write {output.name} into", hint=f"mkdir -p {output.parent}"
+        )
+    if output.exists() and not force:
+        with named_io(output), open(output, "rb") as handle:
+            if handle.read(len(mark)) != mark:
+                raise UsageError(
+                    f"{output}: exists and is not such a page of ours",
+                    hint="--force replaces it, or choose another -o",
+                )
+
+
+def render(page: dict[str, Any], template: str = "report.html.j2") -> bytes:
     """The page as bytes."""
     import jinja2
 
@@ -321,5 +350,5 @@ def render(page: dict[str, Any]) -> bytes:
         keep_trailing_newline=True,
     )
     environment.filters["n"] = lambda value: f"{value:,}"
-    text = environment.get_template("report.html.j2").render(page)
+    text = environment.get_template(template).render(page)
     return text.encode("utf-8", "backslashreplace")

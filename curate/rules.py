@@ -242,6 +242,8 @@ def _build(document: dict[str, Any], values: dict[str, Any], name: str) -> RuleF
     for key, raw in parameters.items():
         spec = validate(Parameter, raw or {}, f"{name}: parameters.{key}")
         value = values.get(key, spec.default)
+        if isinstance(value, dict):
+            raise UsageError(f"{_flag(key)} is a mapping, and a parameter is a value or a list of values")
         if spec.choices and value is None:
             raise UsageError(f"filter {name} needs --{key}: one of {', '.join(spec.choices)}")
         if spec.required and value is None:
@@ -264,12 +266,19 @@ def _flag(key: str) -> str:
 
 
 def _fill(value: Any, filled: Mapping[str, Any], name: str) -> Any:
-    """`value` with `${key}` replaced; an entry whose whole value is a parameter that was not given is left out."""
+    """`value` with `${key}` replaced; an entry whose whole key or value is a parameter that was not given is left out, and a
+    list in the place of a list's item takes its place item by item.
+    """
     if isinstance(value, dict):
-        items = {k: _fill(v, filled, name) for k, v in value.items()}
-        return {k: v for k, v in items.items() if v is not _ABSENT}
+        items = {_fill(k, filled, name): _fill(v, filled, name) for k, v in value.items()}
+        return {k: v for k, v in items.items() if k is not _ABSENT and v is not _ABSENT}
     if isinstance(value, list):
-        return [_fill(v, filled, name) for v in value]
+        out: list[Any] = []
+        for item in value:
+            made = _fill(item, filled, name)
+            splice = isinstance(made, list) and isinstance(item, str)
+            out.extend(made if splice else [] if made is _ABSENT else [made])
+        return out
     if not isinstance(value, str) or "${" not in value:
         return value
     whole = re.fullmatch(r"\$\{(\w+)\}", value)

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from curate import _guard
 from curate.pool import Pool, Shard
 from curate.pooldata import DEFAULT_MEMORY_BYTES, bind, ensure_scored, is_scored
-from curate.sidecars import ScorerRef, read_sidecar, sweep, write_sidecar
+from curate.sidecars import ScorerRef, read_sidecar, scorer_module, sweep, write_sidecar
 from curate.views import RawView
 from headwater import plugins
 from headwater.console import track
@@ -28,6 +29,7 @@ class _Job:
     cache: Path
     ref: ScorerRef
     force: bool
+    time_limit_seconds: float | None = None
 
 
 def score_pool(
@@ -40,9 +42,11 @@ def score_pool(
     dry_run: bool,
     memory_bytes: int = DEFAULT_MEMORY_BYTES,
     options: Any = None,
+    time_limit_seconds: float | None = None,
 ) -> dict[str, Any]:
-    """Score every row that has no score yet. Returns {scorer, rows, rows_scored, shards, folder, columns} and, for scorers
-    of a whole pool, {counts, notes}.
+    """Score every row that has no score yet. Returns {scorer, rows, rows_scored, shards, folder, columns}, for scorers of a whole
+    pool also {counts, notes}, and for one of someone else that gave NaN {counts}. `time_limit_seconds` is for one block of rows, of
+    a scorer of someone else.
     """
     plugins.find("scores", name)
     ref = ScorerRef(name, tuple(sorted(config.items())))
@@ -52,17 +56,22 @@ def score_pool(
         return _score_whole(pool, ref, executor, force, dry_run, memory_bytes, options)
     _ = pool.id
     sweep(pool.cache, [ref])
-    jobs = [_Job(shard, pool.digests(shard).sha256, pool.cache, ref, force) for shard in pool.shards]
+    jobs = [
+        _Job(shard, pool.digests(shard).sha256, pool.cache, ref, force, time_limit_seconds)
+        for shard in pool.shards
+    ]
     missing = [_missing(job) for job in jobs]
     facts = _facts(pool, ref)
     if dry_run:
         return {**facts, "rows_scored": int(sum(missing))}
     wanted = [job for job, rows in zip(jobs, missing, strict=True) if rows]
-    done = 0
+    done = nan = 0
     with track(f"score {name}", total=sum(job.shard.rows for job in wanted), unit="rows") as bar:
-        for job, rows in zip(wanted, executor.map_shards(_score_shard, wanted), strict=True):
-            done += rows
+        for job, (rows, wrong) in zip(wanted, executor.map_shards(_score_shard, wanted), strict=True):
+            done, nan = done + rows, nan + wrong
             bar.add(job.shard.rows)
+    if nan:
+        facts["counts"] = {"unit": "rows", "invalid": {"NaN": nan}}
     return {**facts, "rows_scored": done}
 
 
@@ -96,7 +105,7 @@ def settings_of(name: str, given: Mapping[str, Any], base: Path = Path()) -> dic
     """
     import dataclasses
 
-    module = plugins.load("scores", name)
+    module = scorer_module(name)
     fields = {field.name: field for field in dataclasses.fields(module.Config)}
     out: dict[str, Any] = {}
     for key, value in given.items():
@@ -151,12 +160,14 @@ def _missing(job: _Job) -> int:
     return int(stored[next(iter(job.ref.outputs))].null_count)
 
 
-def _score_shard(job: _Job) -> int:
+def _score_shard(job: _Job) -> tuple[int, int]:
+    """Score one shard; returns (rows scored, rows whose score was NaN)."""
     stored = None if job.force else read_sidecar(job.cache, job.ref, job.shard.name, job.sha256)
     first = next(iter(job.ref.outputs))
     pieces: list[pa.RecordBatch] = []
     uids: list[pa.Array] = []
     done = 0
+    tally = _guard.Tally()
     types = {name: job.shard.types[name] for name in job.ref.reads}
     for block in RawView(job.shard, types).blocks():
         columns = {name: block.column(name) for name in job.ref.reads}
@@ -171,7 +182,8 @@ def _score_shard(job: _Job) -> int:
         if old and len(old) == 1 and not old[0].column(first).null_count:
             pieces.append(old[0].select(list(job.ref.outputs)))
         else:
-            pieces.append(job.ref.scorer.score(batch))
+            place = _guard.Place(job.shard.name, block.first_row, block.first_row + max(block.rows - 1, 0))
+            pieces.append(_guard.score(job.ref, batch, place, seconds=job.time_limit_seconds, tally=tally))
             done += block.rows
         uids.extend(chunk.cast(pa.string()) for chunk in block.uid_strings().chunks)
     schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in job.ref.outputs.items()])
@@ -184,4 +196,4 @@ def _score_shard(job: _Job) -> int:
         uids=pa.chunked_array(uids, pa.string()),
         scores=table,
     )
-    return done
+    return done, tally.nan

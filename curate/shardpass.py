@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from curate._exact_dedup_pages import PREFIX_COLUMN, UidsByRow
 from curate._memory import tune_process
 from curate._order import sort_words
 from curate.blockscores import BlockScores, NeedsRaw
@@ -115,19 +116,27 @@ def run_pass(task: Task) -> Result:
         if earlier is not None:
             return earlier
     view = index_view(task.work.cache, task.shard, task.sha256) if task.work.use_index else None
-    stored = _wanted(task.work) - set(task.work.scorers)
-    if view is not None and view.names.keys() >= stored and not stored & OWN_COLUMNS:
+    if view is not None and _answers(view, task.work):
         try:
             return _Run(task, view).go()
         except NeedsRaw:
             pass
         except IndexUnreadable as error:
             say("warning", f"{error} and is ignored: headwater pool index --force makes it again")
-    return _Run(task, RawView(task.shard, task.work.types)).go()
+    return _Run(task, RawView(task.shard, task.work.types), index=view).go()
 
 
-def _wanted(work: Pass) -> set[str]:
-    return set(compiled(work.rule, work.base).columns())
+def _answers(view: IndexView, work: Pass) -> bool:
+    """Whether the index has all that this pass reads from blocks."""
+    asked = set(compiled(work.rule, work.base).columns(dedup=False))
+    for question in work.questions:
+        if getattr(question, "raw", False):
+            return False
+        if getattr(question, "prefixes", False) and PREFIX_COLUMN not in view.names:
+            return False
+        asked |= getattr(question, "columns", set())
+    stored = asked - set(work.scorers)
+    return view.names.keys() >= stored and not stored & OWN_COLUMNS
 
 
 def run_file(parts: Path, number: int) -> Path:
@@ -160,8 +169,10 @@ def _earlier(task: Task) -> Result | None:
 class _Run:
     """The state of one pass over one shard."""
 
-    def __init__(self, task: Task, view: RawView | IndexView) -> None:
+    def __init__(self, task: Task, view: RawView | IndexView, *, index: IndexView | None = None) -> None:
         self.task, self.view, self.work = task, view, task.work
+        # the index knows the uids of few rows without reading their pages
+        self._uids_of = None if index is None else UidsByRow(index)
         self.rule = compiled(self.work.rule, self.work.base)
         span = self.work.last - self.work.first
         self.result = Result(task.number, task.shard.rows, [0] * span, [0] * span)
@@ -223,6 +234,9 @@ class _Run:
             lambda name, rows: self._column(block, name, rows, made),
             uids,
             block.row_numbers,
+            block,
+            frozenset(work.scorers),
+            self._uids_of,
         )
         for position in range(work.first, work.last):
             true, unknown = self.rule.evaluate(position, scope, alive, work.states)

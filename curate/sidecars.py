@@ -41,11 +41,17 @@ class ScorerRef:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # a worker imports the module and loads the model itself
-        return (ScorerRef, (self.name, self.config, self.inputs))
+        plugin = self.plugin
+        file = (str(plugin.path), plugin.sha256) if plugin.sha256 else None
+        return (_rebuilt, (self.name, self.config, self.inputs, file))
+
+    @cached_property
+    def plugin(self) -> plugins.Plugin:
+        return plugins.find("scores", self.name)
 
     @cached_property
     def module(self) -> ModuleType:
-        return plugins.load("scores", self.name)
+        return scorer_module(self.name)
 
     @cached_property
     def outputs(self) -> dict[str, str]:
@@ -80,7 +86,10 @@ class ScorerRef:
     @cached_property
     def scorer(self) -> Any:
         """The loaded scorer. Raises MissingExtra when what it needs is not installed."""
-        return self.module.Scorer(self.settings)
+        if not self.plugin.foreign:
+            return self.module.Scorer(self.settings)
+        with plugins.contained(f"scorer {self.name}", "cannot be made"):
+            return self.module.Scorer(self.settings)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -89,19 +98,54 @@ class ScorerRef:
         # where an asset lies does not decide anything; its digest, in `assets`, does
         settings = {k: v for k, v in settings.items() if not isinstance(v, Path)}
         inputs = {"inputs": dict(self.inputs)} if self.inputs else {}
+        code = {"code": self.plugin.sha256} if self.plugin.sha256 else {}
         return {
             "scorer": self.name,
             "version": self.module.VERSION,
             "config": {
                 k: v for k, v in settings.items() if k not in getattr(self.module, "PATH_SETTINGS", ())
             },
-            "assets": dict(self.scorer.identity),
+            "assets": {**dict(self.scorer.identity), **code},
             **inputs,
         }
 
     def folder(self, cache: Path) -> Path:
         """Where the sidecars of this scorer lie."""
         return cache / "scores" / f"{self.name}-v{self.module.VERSION}-{identity_id(self.identity)[:8]}"
+
+
+def scorer_module(name: str) -> ModuleType:
+    """The module of a scorer; one of someone else must define what a scorer is, which is told by name (UsageError)."""
+    module, plugin = plugins.load("scores", name, whole=True), plugins.find("scores", name)
+    if not plugin.foreign:
+        return module
+    wrong = []
+    if not dataclasses.is_dataclass(module.Config):
+        wrong.append("Config is no dataclass")
+    if isinstance(module.VERSION, bool) or not isinstance(module.VERSION, int):
+        wrong.append("VERSION is no int")
+    if module.COST not in ("cheap", "costly"):
+        wrong.append("COST is neither cheap nor costly")
+    if getattr(module, "SCOPE", "rows") not in ("rows", "pool", "pictures"):
+        wrong.append("SCOPE is none of rows, pool and pictures")
+    if not callable(module.OUTPUT):
+        try:
+            {column: pa.type_for_alias(kind) for column, kind in dict(module.OUTPUT).items()}
+        except (ValueError, TypeError, KeyError):
+            wrong.append("OUTPUT is no mapping of column names to Arrow type names")
+        else:
+            wrong += [] if module.OUTPUT else ["OUTPUT is empty"]
+    if wrong:
+        raise UsageError(
+            f"{plugin.path}: {'; '.join(wrong)}", hint="curate/scores/__init__.py says what a scorer is"
+        )
+    return module
+
+
+def _rebuilt(name: str, config: Any, inputs: Any, file: tuple[str, str] | None) -> ScorerRef:
+    if file is not None:
+        plugins.add_file("scores", Path(file[0]), file[1])
+    return ScorerRef(name, config, inputs)
 
 
 @dataclass(frozen=True)
@@ -224,8 +268,13 @@ def known_scorers() -> dict[str, ScorerRef]:
     found: dict[str, ScorerRef] = {}
     for plugin in plugins.family_members("scores"):
         ref = ScorerRef(plugin.name)
-        if ref.scope != "rows":
+        try:
+            columns = list(ref.outputs) if ref.scope == "rows" else []
+        except Exception as error:  # a broken package of someone else must not end every filter
+            if not plugin.foreign:
+                raise
+            say("warning", f"scorer {plugin.name} is left out: {error}")
             continue
-        for column in ref.outputs:
+        for column in columns:
             found.setdefault(column, ref)
     return found

@@ -35,8 +35,10 @@ MODELS: dict[str, str] = {
     "result": "train.results:Results",
     "rule": "curate.rules:RuleFile",
     "run": "train.runs:Run",
+    "scorer": "curate.scorer_training:ScorerCard",
     "step": "headwater.manifest:Step",
     "suite": "train.suite:SuiteFile",
+    "votes": "curate._votes:VotesFile",
 }
 
 

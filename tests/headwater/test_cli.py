@@ -220,7 +220,7 @@ def test_doctor_tells_everything_as_json(cli: Any) -> None:
     facts = json.loads(done.stdout)
     assert facts["headwater"] == __version__ and facts["cores"] >= 1
     assert facts["write_mb_per_second"] > 0 and facts["free_bytes"] > 0
-    assert set(facts["assets"]) == {"wordnet", "imagenet21k", "lid176"}
+    assert set(facts["assets"]) == {"wordnet", "imagenet21k", "lid176", "lite0", "minilm"}
     assert set(facts["energy"]) == {"codecarbon", "rapl", "nvml", "HEADWATER_METER"}
 
 
