@@ -21,7 +21,8 @@ from curate._report_scatter import choose as choose_scatter
 from curate._report_similar import Cluster, Pair, Stored
 from curate._report_similar import clusters as find_clusters
 from curate._report_similar import pairs as find_pairs
-from curate.filtering import Ready, prepare, run_passes, with_paths
+from curate.binding import Ready, prepare, with_paths
+from curate.filtering import run_passes
 from curate.pool import Pool, family
 from curate.reasons import meanings
 from curate.rules import RuleFile

@@ -23,8 +23,8 @@ from headwater.errors import UsageError
 from headwater.manifest import Record, identity_id
 
 if TYPE_CHECKING:
+    from curate.binding import Ready
     from curate.expressions import Expression
-    from curate.filtering import Ready
     from curate.pool import Pool, Shard
 
 MOST_VOTERS = 40  # 3 ** 40 patterns of votes fit 64 bits
@@ -73,8 +73,8 @@ class Ballot:
     """Voters bound to a pool: columns, types and subset files are checked, nothing has been read but footers."""
 
     def __init__(self, votes: VotesFile, pool: Pool, base: Path) -> None:
+        from curate.binding import prepare
         from curate.expressions import Expression
-        from curate.filtering import prepare
 
         self._pool, self._base, self._voters = pool, base, votes.voters
         conditions = {v.name: v.sql for v in votes.voters if v.sql is not None}

@@ -124,8 +124,9 @@ def filter_pool(
     headwater filter-pool POOL -o top.npy --name clip_score --arch l14 --fraction 0.3
     headwater filter-pool POOL -o mine.npy --rule mine.yaml --reasons mine.reasons.parquet
     """
+    from curate.binding import prepare
     from curate.filtering import filter_pool as run
-    from curate.filtering import plan_filter, prepare
+    from curate.filtering import plan_filter
     from curate.funnel import check_outcome
 
     opened = open_pool(pool, cache, distrust_cache)
@@ -232,7 +233,7 @@ def explain(
     """Tell for each uid whether SUBSET has it, and which clause dropped it, with the values it looked at."""
     import tempfile
 
-    from curate.filtering import prepare, with_paths
+    from curate.binding import prepare, with_paths
     from curate.reasons import explain as run
     from curate.rules import RuleFile
     from headwater.errors import IntegrityError, MissingInput

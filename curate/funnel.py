@@ -20,7 +20,7 @@ from headwater.manifest import Counts
 from headwater.steps import Outcome
 
 if TYPE_CHECKING:
-    from curate.filtering import Ready
+    from curate.binding import Ready
 
 
 def check_outcome(outcome: Outcome, *, allow_invalid: bool) -> None:

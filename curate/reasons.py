@@ -25,7 +25,7 @@ from headwater.executor import Executor
 from headwater.files import atomic_file, remove_stale_temporaries
 
 if TYPE_CHECKING:
-    from curate.filtering import Ready
+    from curate.binding import Ready
 
 DUPLICATE_UID_CODE = 254  # of this table only: which row of a repeated uid stays is known when all are
 

@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from curate.binding import prepare
 from curate.clauses import CompiledRule
-from curate.filtering import filter_pool, prepare
+from curate.filtering import filter_pool
 from curate.pool import Pool
 from curate.rules import Parameter, RuleFile, load_rule, named_rule
 from curate.scoring import settings_of
@@ -157,7 +158,9 @@ def test_a_missing_column_is_told_before_any_work(
     pq.write_table(pa.table({"uid": ["0" * 32]}), tmp_path / "pool" / "a.parquet")
     bound = Pool.open(tmp_path / "pool")
     of_pictures = any(ScorerRef(score.scorer).scope == "pictures" for score in rule.scores)
-    if not CompiledRule(rule).columns() or of_pictures or name == "near_duplicate_pictures":  # nothing but uids
+    if (
+        not CompiledRule(rule).columns() or of_pictures or name == "near_duplicate_pictures"
+    ):  # nothing but uids
         prepare(bound, rule, whole_pool[1])
         return
     with pytest.raises((UsageError, MissingInput), match="the pool has no column '|no features '"):

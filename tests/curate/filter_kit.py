@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curate.filtering import Ready, filter_pool, prepare
+from curate.binding import Ready, prepare
+from curate.filtering import filter_pool
 from curate.index import build_index, index_path
 from curate.pool import Pool
 from curate.rules import RuleFile

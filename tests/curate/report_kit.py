@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from curate.filtering import filter_pool, prepare
+from curate.binding import prepare
+from curate.filtering import filter_pool
 from curate.pool import Pool
 from curate.report import build_report
 from curate.rules import RuleFile

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from curate import assets
-from curate.filtering import filter_pool, prepare
+from curate.binding import prepare
+from curate.filtering import filter_pool
 from curate.funnel import check_outcome
 from curate.pool import Pool
 from curate.rules import named_rule

@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate._entries import read_entries
-from curate.filtering import filter_pool, prepare
+from curate.binding import prepare
+from curate.filtering import filter_pool
 from curate.pool import Pool
 from curate.rules import named_rule
 from curate.scores import metaclip

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from curate import _contrast
 from curate._contrast import batch_scores
-from curate.filtering import filter_pool, prepare
+from curate.binding import prepare
+from curate.filtering import filter_pool
 from curate.pool import Pool
 from curate.rules import named_rule
 from curate.scores.negcliploss import Config, Scorer

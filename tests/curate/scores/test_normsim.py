@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from curate import _normsim
 from curate._normsim import Gram, gram_norms, parse_p
-from curate.filtering import filter_pool, prepare
+from curate.binding import prepare
+from curate.filtering import filter_pool
 from curate.pool import Pool
 from curate.rules import named_rule
 from curate.scores import normsim

@@ -14,7 +14,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from curate._labelmodel import NO, SILENT, YES, Model, agreement, fit, roles, share_of_yes
-from curate.filtering import filter_pool, prepare
+from curate.binding import prepare
+from curate.filtering import filter_pool
 from curate.pool import Pool
 from curate.pooldata import bind
 from curate.rules import named_rule
