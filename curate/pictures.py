@@ -5,7 +5,7 @@ A scorer of scope "pictures" is a file of curate/scores with
     SCOPE = "pictures"
     PROCESSES = "many"    (the default: tars are spread over worker processes) or "one" (a model that is loaded once, here)
     BATCH = 64            pictures that are given together, at most
-    CAPTIONS = False      True: `Picture.caption_of_pool` is filled in (the pool's column `text`)
+    CAPTIONS = False      True, or a function of the Config: `Picture.caption_of_pool` is filled in (the pool's column `text`)
     Config                with `shards: Path | None`, the folder of webdataset tars (or one tar)
     ARRAYS(config)        optional: array -> (width, dtype); rows of features, returned beside the columns as (n, width)
     class Scorer:
@@ -80,7 +80,8 @@ def score_pictures(data: PoolData) -> Iterator[dict[str, Any]]:
     place = locate(data, shards_of(ref))
     listed, starts, joined = place.tars, place.starts, place.joined
     captions: list[Path | None] = [None] * len(listed)
-    if getattr(ref.module, "CAPTIONS", False):
+    wanted = getattr(ref.module, "CAPTIONS", False)
+    if wanted(ref.settings) if callable(wanted) else wanted:
         data.pool.column_type("text")
         captions = [*join.spill_captions(data, joined, starts)]
     folder = answers.answers_folder(cache, ref)
