@@ -14,7 +14,7 @@ export PIP_NO_WARN_SCRIPT_LOCATION := 1
 unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench bench-train lint format lock moved
+.PHONY: help setup demo test bench bench-select bench-train lint format lock moved
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
@@ -69,6 +69,10 @@ format: setup  ## rewrite the code as ruff formats it
 
 bench: setup $(BENCH)/stamp  ## measure against the peers, which get an environment of their own
 	@HEADWATER_BENCH_PEERS=$(BENCH)/bin/python $(PY) tests/bench/run.py $(BENCH_ARGS)
+
+bench-select: setup $(BENCH)/stamp  ## duplicates, clusters and contrastive scores beside their peers
+	@HEADWATER_BENCH_PEERS=$(CURDIR)/$(BENCH)/bin/python $(PY) -m tests.bench.duplicates $(BENCH_ARGS)
+	@for name in contrast clusters semdedup; do OMP_NUM_THREADS=1 $(PY) -m tests.bench.$$name $(BENCH_ARGS) || exit 1; done
 
 $(BENCH)/stamp: tests/bench/requirements.lock
 	$(fresh)

@@ -1,6 +1,7 @@
 """`headwater demo`: the main job on the real pool that the repository ships, one command after the other.
 
-The shards are published, seeded on this machine, fetched into another folder and verified there. At its end two small models are
+Where the two frozen towers are installed, a scorer is trained on the rows with trustworthy titles first, and the filter uses it. The
+shards are published, seeded on this machine, fetched into another folder and verified there. At its end two small models are
 trained, on the filtered and on the unfiltered pictures, evaluated on pictures that neither has seen, and compared.
 """
 
@@ -48,8 +49,7 @@ MARK = ".headwater-demo"
 @click.option(
     "--rule",
     type=click.Path(dir_okay=False, path_type=Path),
-    default=EXAMPLE / "demo.yaml",
-    help="Rule file.  [default: examples/openclipart/demo.yaml]",
+    help="Rule file; with one of your own no scorer is trained.  [default: examples/openclipart/demo_scored.yaml]",
 )
 @click.option(
     "--suite",
@@ -58,23 +58,36 @@ MARK = ".headwater-demo"
     help="What the models are measured on.  [default: examples/suites/small]",
 )
 @click.option("--recipe", default="clip-nano", show_default=True, help="What the models are trained by.")
-@click.option("--no-train", is_flag=True, help="Leave out the two trainings (about two minutes).")
+@click.option(
+    "--no-train", is_flag=True, help="Leave out the scorer and the two trainings (about two minutes)."
+)
 @common
 def demo(
-    settings: Settings, *, output: Path, source: Path, rule: Path, suite: Path, recipe: str, no_train: bool
+    settings: Settings,
+    *,
+    output: Path,
+    source: Path,
+    rule: Path | None,
+    suite: Path,
+    recipe: str,
+    no_train: bool,
 ) -> dict[str, Any] | None:
-    """Import a real pool, filter it, write the shards of the subset, draw the report; publish, seed, fetch and verify them; train a
+    """Import a real pool, train a scorer on its best titles, filter it, write the shards of the subset, draw the report; publish, seed, fetch and verify them; train a
     small model on them and one on everything, and compare the two.
     """
     from headwater.cli import cli
     from headwater.console import say
 
+    lacking = "" if rule is None and not no_train else "not asked for"
+    lacking = lacking or _missing_for_scoring()
+    if rule is None:
+        rule = EXAMPLE / ("demo.yaml" if lacking else "demo_scored.yaml")
     if not source.is_dir() or not rule.is_file():
         raise MissingInput(
             f"{source if not source.is_dir() else rule}: not there",
             hint="the demo's data are in the repository: run it from a checkout, or name --source and --rule",
         )
-    steps = _steps(output, source, rule)
+    steps = _steps(output, source, rule, scored=not lacking)
     seed = ["seed", str(output / "release"), "--port", "0", "--torrent-port", "0"]
     if settings.dry_run:
         after = [seed, _fetch("URL", "ID", output), ["verify", str(output / "fetched")]]
@@ -91,6 +104,8 @@ def demo(
         cli.main([*arguments, *extra, *_engine(settings)], prog_name="headwater", standalone_mode=False)
         say("debug", f"{time.monotonic() - begun:.1f} s")
 
+    if lacking not in ("", "not asked for"):
+        say("warning", f"no scorer is trained: {lacking}")
     for arguments in steps:
         run(arguments)
     if served := _missing_for_seeding():
@@ -130,13 +145,26 @@ def demo(
     return {**facts, "text": "" if settings.quiet else text}
 
 
-def _steps(output: Path, source: Path, rule: Path) -> list[list[str]]:
+def _scoring(output: Path, source: Path) -> list[list[str]]:
+    """Groups of near-duplicate pictures, and a scorer that learns from trustworthy titles and then judges every row."""
+    pool, trusted, scorer = str(output / "pool"), str(output / "trusted.npy"), str(output / "scorer")
+    shards = ["--shards", str(source)]
+    return [
+        ["score", "picture_groups", pool, *shards],
+        ["filter-pool", pool, "-o", trusted, "--rule", str(EXAMPLE / "trusted.yaml")],
+        ["score", "train", pool, *shards, "--trusted", trusted, "--held-out", "200", "-o", scorer],
+        ["score", "two_tower", pool, *shards, "--scorer", scorer],
+    ]
+
+
+def _steps(output: Path, source: Path, rule: Path, *, scored: bool) -> list[list[str]]:
     pool, subset, shards = str(output / "pool"), str(output / "subset.npy"), str(output / "shards")
     cache = str(output / "cache")
     return [
         # one title of the shipped pool is empty: left out, counted, and accepted here
         ["pool", "import", str(source), "-o", pool, "--allow-invalid"],
         ["pool", "index", pool],
+        *(_scoring(output, source) if scored else []),
         [
             "filter-pool",
             pool,
@@ -181,6 +209,20 @@ def _missing_for_seeding() -> str:
         import aiohttp  # noqa: F401
     except ImportError:
         return "the package aiohttp is not installed (pip install 'headwater[seed]')"
+    return ""
+
+
+def _missing_for_scoring() -> str:
+    """What keeps this installation from training a scorer, or nothing."""
+    from curate import assets
+
+    if any(importlib.util.find_spec(name) is None for name in ("torch", "timm", "tokenizers")):
+        return "torch, timm and tokenizers are not all installed (pip install 'headwater[towers]')"
+    try:
+        for name in ("lite0", "minilm"):
+            assets.locate(name)
+    except HeadwaterError as error:
+        return f"{error.message} ({error.hint})"
     return ""
 
 

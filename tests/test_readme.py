@@ -65,6 +65,8 @@ def test_every_command_of_a_training_runs(tmp_path: Path) -> None:
         "filter-pool pool -o every",
     )
     trained = ("train ", "eval ", "compare ", "leaderboard ", "soup ")
+    needed += ("score picture", "filter-pool pool -o pictures", "filter-pool pool -o trusted", "score train")
+    needed += ("score two_tower", "filter-pool pool -o scored")
     commands = [line for line in lines if line.removeprefix("headwater ").startswith((*needed, *trained))]
     assert len(commands) >= 12, "the README has lost its training"
     environment = {**_environment(tmp_path), "OMP_NUM_THREADS": "1"}
@@ -80,6 +82,7 @@ def test_every_command_of_a_training_runs(tmp_path: Path) -> None:
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     assert (tmp_path / "compare.html").stat().st_size > 10_000
     assert (tmp_path / "leaderboard.html").stat().st_size > 5_000
+    assert (tmp_path / "scored.npy").stat().st_size > 1_000
 
 
 def test_rule_in_the_readme_is_valid(tmp_path: Path) -> None:
