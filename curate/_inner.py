@@ -8,11 +8,12 @@ where m is a fixed vector (the mean of `others`, or 0: what a row gives for it i
 changed, and shorter vectors have smaller errors) and unit > 0 belongs to the row. Operands are split as x = x' + dx, c = c' + dc
 with x', c' in the arithmetic of the pass; then |x·c - x'·c'| <= |dx||c'| + |x||dc| by Cauchy and Schwarz, to which comes the error
 of accumulation, (d + 2) 2^-24 |x'||c'| for float32 in any order of summation, nothing for integers, and what a bfloat16 result
-is rounded by.
+is rounded by. The passes of torch multiply x - r, r being the mean of the first block of rows, and add r · (c - m) afterwards as
+a bias: what all rows have in common costs no precision then. Any r gives a right bound; this one gives a small one.
 
     f32     BLAS of NumPy, float32
     bf16    torch, bfloat16 operands and results, float32 accumulation
-    int8    torch, 8-bit integers with one scale a row and one for all of `others`; accumulation is exact
+    int8    torch, 8-bit integers with one scale for each row and each of `others`; accumulation is exact
     f64     BLAS of NumPy, float64: for magnitudes that float32 does not hold
 """
 
@@ -36,13 +37,14 @@ Pass = Literal["f32", "bf16", "int8", "f64"]
 MATRIX = 1 << 20  # numbers of S at a time: they stay in the cache
 MAX_COLUMNS = 2048
 MIN_ROWS, MAX_ROWS = 256, 2048
-AT_A_TIME = 256  # rows that are packed while they are in the cache
+AT_A_TIME = 512  # rows that are packed while they are in the cache
 WORTH_TORCH = 1e11  # multiply-adds from which loading torch pays
 WORTH_PACKING = 2e9  # and from which, torch being there, packing pays
 LARGE, SMALL = 1e30, 1e-20  # products of lengths outside go to float64
 BF16_UNITS = ("avx512_bf16", "amx_bf16", "bf16")  # as /proc/cpuinfo names them
 MOST_INTEGERS = 1 << 17
 TINY = 2.0**-126  # operands and results below may be flushed to zero
+LEAST_STEP = 1e-30  # of 8-bit integers: numbers below count as 0
 LEAST_LENGTH = 3e-17  # what squares of float32 below 1e-38 can hide
 
 
@@ -112,11 +114,14 @@ class Engine:
         self.kind: Pass = "f32" if kind == "int8" and self.width > MOST_INTEGERS else kind
         # float32's own error is so small that a shift would not pay
         self.mean = np.zeros(self.width) if self.kind == "f32" else _mean(self.others)
-        self.longest = self.spread = 0.0  # largest |c'| and |dc|
+        self.reach = np.zeros(self.count)  # |c'|
+        self.spread = np.zeros(self.count)  # |dc|
         self._out: Any = None
-        self.scale = 1.0
         self._ready: Any = None
+        self._scale: Any = None
+        self._shift: Floats | None = None  # r
         self._prepare()
+        self.longest, self.widest = float(self.reach.max(initial=0)), float(self.spread.max(initial=0))
         limit = MAX_COLUMNS if self.count > MAX_COLUMNS else max(self.count, 1)
         self.columns = limit
         self.rows = int(np.clip(MATRIX // limit, MIN_ROWS, MAX_ROWS))
@@ -131,32 +136,45 @@ class Engine:
         return lengths(self.others)
 
     def _prepare(self) -> None:
-        """Operands c' of the pass, and the bounds |c'| and |dc| over all others."""
+        """Operands c' of the pass, and the bounds |c'| and |dc|."""
         if self.kind == "f64":
             self._ready = self.others.astype(np.float64) - self.mean
-            self.longest = float(_length64(self._ready).max(initial=0))
+            self.reach = _length64(self._ready)
             return
         if self.kind == "f32":
             self._ready = self.others
-            self.longest = float(self.lengths.max(initial=0))
+            self.reach = self.lengths
             return
         import torch
 
         ready = np.empty(self.others.shape, np.int8 if self.kind == "int8" else np.float32)
-        if self.kind == "int8":
-            top = max((float(np.abs(c).max(initial=0)) for _, c in self._centred()), default=0.0)
-            self.scale = top / 127 or 1.0
+        scale = np.ones(self.count, np.float32)
         for first, exact in self._centred():
             part = slice(first, first + len(exact))
             if self.kind == "int8":
-                ready[part] = np.rint(exact / self.scale)
-                used = ready[part] * self.scale
+                scale[part] = np.maximum(np.abs(exact).max(axis=1, initial=0) / 127, LEAST_STEP)
+                steps = scale[part, None].astype(np.float64)
+                ready[part] = np.rint(exact / steps)
+                used = ready[part] * steps
             else:
                 used = ready[part] = torch.from_numpy(exact.astype(np.float32)).bfloat16().float().numpy()
-            self.longest = max(self.longest, float(_length64(used).max(initial=0)))
-            self.spread = max(self.spread, float(_length64(exact - used).max(initial=0)))
+            self.reach[part] = _length64(used)
+            self.spread[part] = _length64(exact - used)
         whole = torch.from_numpy(ready)
         self._ready = whole.bfloat16() if self.kind == "bf16" else whole
+        self._scale = torch.from_numpy(scale)
+
+    def shift(self, rows: Floats) -> Floats:
+        """r: at the first call the mean of these rows, which then becomes part of the bias."""
+        if self._shift is None:
+            self._shift = _mean(rows).astype(np.float32)
+            exact = self._shift.astype(np.float64)
+            added = np.concatenate([part @ exact for _, part in self._centred()] or [np.zeros(0)])
+            if self.bias is not None:
+                added += self.bias - self.bias.mean()
+            self._bias = added.astype(np.float32)
+            self.most_bias = float(np.abs(added).max(initial=0))
+        return self._shift
 
     def _centred(self) -> Iterator[tuple[int, Doubles]]:
         for first in range(0, self.count, 4096):
@@ -184,21 +202,18 @@ class Engine:
             return np.asarray(s)
         import torch
 
-        integers = self.kind == "int8"
         if self._out is None or len(self._out) < size:
-            self._out = torch.empty(size, dtype=torch.int32 if integers else torch.bfloat16)
-            self._wide = torch.empty(0 if integers and self._bias is None else size)
-        target = self._out[:size].view(shape)
-        if integers:
-            torch._int_mm(ready, others.T, out=target)
-            if self._bias is None:
-                return np.asarray(target.numpy())
+            self._out = torch.empty(size, dtype=torch.int32 if self.kind == "int8" else torch.bfloat16)
+            self._wide = torch.empty(size)
+        product = self._out[:size].view(shape)
+        if self.kind == "int8":
+            torch._int_mm(ready, others.T, out=product)
+            wide = self._wide[:size].view(shape).copy_(product).mul_(self._scale[first:last])
         else:
-            torch.mm(ready, others.T, out=target)
-        wide = self._wide[:size].view(shape).copy_(target)
-        if self._bias is not None:
-            wide.mul_(torch.from_numpy(unit.astype(np.float32))[:, None])
-            wide.add_(torch.from_numpy(self._bias[first:last]))
+            torch.mm(ready, others.T, out=product)
+            wide = self._wide[:size].view(shape).copy_(product)
+        assert self._bias is not None
+        wide.addcmul_(_column(1 / unit), torch.from_numpy(self._bias[first:last]))
         return np.asarray(wide.numpy())
 
 
@@ -211,39 +226,52 @@ class Block:
         self.values = rows
         e, width = engine, engine.width
         self.unit: Doubles = np.ones(len(rows))
+        self._error = self._length = np.zeros(len(rows))
         if e.kind == "f64":
             self._ready: Any = rows.astype(np.float64)
             exact = _length64(self._ready)
-            self.half: Doubles = (
+            self._rest: Doubles = (
                 (width + 4) * 2.0**-53 * exact * (e.longest + float(_length64(e.mean[None])[0]))
             )
-            self.half += 1e-300
+            self._rest += 1e-300
             if e.bias is not None:
-                self.half += 2.0**-50 * (self.half + exact * e.longest + float(np.abs(e.bias).max(initial=0)))
-            self._unit = self.unit
-            return
-        rounding = 0.0
-        if e.kind == "f32":
-            self._ready, error = rows, np.zeros(len(rows))
+                self._rest += 2.0**-50 * (
+                    self._rest + exact * e.longest + float(np.abs(e.bias).max(initial=0))
+                )
+        elif e.kind == "f32":
+            self._ready = rows
+            self._rest = single_error(width, length, e.longest)
+            if e._bias is not None:
+                self._rest += 2.0**-22 * (length * e.longest + float(np.abs(e._bias).max(initial=0)))
         else:
-            self._ready, error, self.unit = _packed(rows, e.kind, e.scale)
-            rounding = 2.0**-8 if e.kind == "bf16" else 0.0
-        self._unit = self.unit
-        reach = length * e.longest
-        half = slack(width) * (error * e.longest + length * e.spread) + 1e-9 * reach
-        if e.kind != "int8":
-            half += single_error(width, length, e.longest)
-        # a bfloat16 result is at most |x'||c'| and the error so far
-        half += rounding * slack(width) * (reach + half)
-        if e.bias is not None:
-            # the sum is formed in float32, in the unit 1
-            half += 2.0**-22 * (reach + float(np.abs(e.bias - e.bias.mean()).max(initial=0)) + half)
-            self.unit = np.ones(len(rows))
-        self.half = half / self.unit
+            least = LEAST_STEP
+            shift = e.shift(rows)
+            least *= max(1.0, e.most_bias)  # so that bias / step does not overflow
+            self._ready, self._error, self._length, self.unit = _packed(rows, shift, e.kind, least)
+            reach = self._length * e.longest
+            self._rest = 1e-9 * reach
+            if e.kind == "bf16":
+                self._rest += single_error(width, self._length, e.longest)
+            half = self._half(e.longest, e.widest)
+            if e.kind == "bf16":  # a bfloat16 result is at most |x'||c'| and the error so far
+                self._rest += 2.0**-8 * slack(width) * (reach + half)
+            # what follows is formed in float32
+            self._rest += 2.0**-21 * (reach + half + e.most_bias) + 8 * TINY * self.unit
+        self.half: Doubles = self._half(e.longest, e.widest) / self.unit
+
+    def _half(self, reach: Any, spread: Any) -> Doubles:
+        factor = slack(self.engine.width)
+        return np.asarray(factor * (self._error * reach + self._length * spread) + self._rest)
+
+    def half_of(self, row: npt.NDArray[np.int64], other: npt.NDArray[np.int64]) -> Doubles:
+        """The half-width of single pairs, where |c| and |dc| of the other count and not the largest of all."""
+        e = self.engine
+        error = self._error[row] * e.reach[other] + self._length[row] * e.spread[other]
+        return np.asarray((slack(e.width) * error + self._rest[row]) / self.unit[row])
 
     def matrix(self, first: int, last: int) -> Numbers:
         """S for others first … last - 1; the next call overwrites it."""
-        return self.engine.multiply(self._ready, self._unit, first, last)
+        return self.engine.multiply(self._ready, self.unit, first, last)
 
     def offset(self) -> Doubles:
         """x · m of each row, float64."""
@@ -262,10 +290,30 @@ def single_error(width: int, rows: Doubles, others: float) -> Doubles:
     return np.asarray(rounding + TINY * (width + width**0.5 * (rows + others)))
 
 
+def two_largest(s: Numbers, every: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], Numbers, Numbers]:
+    """A place of the largest of each row, which is -inf in `s` afterwards; it, and the next. Rows are 0 … n - 1 in `every`.
+
+    The bits of positive numbers are in order as integers, which NumPy compares faster.
+    """
+    bits = s.view(f"i{s.itemsize}")
+    place: npt.NDArray[np.int64] = bits.argmax(axis=1)
+    most = s[every, place]
+    other = np.flatnonzero(~(most > 0))
+    if len(other):
+        place[other] = s[other].argmax(axis=1)
+        most = s[every, place]
+    s[every, place] = -np.inf
+    second = bits.max(axis=1).view(s.dtype)
+    other = np.flatnonzero(~(second > 0))
+    if len(other):
+        second[other] = s[other].max(axis=1)
+    return place, most, second
+
+
 def lengths(rows: Floats) -> Doubles:
     """Upper bounds of the rows' lengths, tight to 1e-4."""
     with np.errstate(over="ignore", invalid="ignore"):
-        square = np.einsum("ij,ij->i", rows, rows)
+        square = np.vecdot(rows, rows)
     return np.asarray(np.sqrt(square.astype(np.float64)) * slack(rows.shape[1]) + LEAST_LENGTH)
 
 
@@ -279,33 +327,45 @@ def _mean(others: Floats) -> Doubles:
     return np.asarray(others.mean(axis=0, dtype=np.float64))
 
 
-def _packed(rows: Floats, kind: Pass, scale: float) -> tuple[Any, Doubles, Doubles]:
-    """Rows in bfloat16 or int8, an upper bound of |dx| and the unit of S, each a row."""
+def _column(values: Doubles) -> Any:
+    import torch
+
+    return torch.from_numpy(values.astype(np.float32))[:, None]
+
+
+def _packed(rows: Floats, shift: Floats, kind: Pass, least: float) -> tuple[Any, Doubles, Doubles, Doubles]:
+    """x' of rows x - r in bfloat16 or int8, and a row: upper bounds of |dx| and |x - r|, and the unit of S, at least `least`."""
     import torch
 
     whole = torch.from_numpy(rows if rows.flags.writeable else rows.copy())
     packed = torch.empty(whole.shape, dtype=torch.int8 if kind == "int8" else torch.bfloat16)
-    error, step = torch.empty(len(rows)), torch.ones(len(rows))
+    error, length, step = (np.ones(len(rows), np.float32) for _ in range(3))
+    common = torch.from_numpy(shift)
+    buffer = torch.empty((2, min(AT_A_TIME, len(rows)), rows.shape[1]))
     for first in range(0, len(rows), AT_A_TIME):
-        x, part = whole[first : first + AT_A_TIME], slice(first, first + AT_A_TIME)
-        if kind == "bf16":
-            packed[part] = x
-            difference = x - packed[part]  # exact
+        part = slice(first, first + AT_A_TIME)
+        q = packed[part]
+        x, near = buffer[0, : len(q)], buffer[1, : len(q)]
+        torch.sub(whole[part], common, out=x)
+        flat = x.numpy()
+        np.vecdot(flat, flat, out=length[part])
+        if kind == "int8":
+            top = torch.maximum(x.amax(1), x.amin(1).neg_()).div_(127).clamp_(min=least)
+            step[part] = top.numpy()
+            x.mul_(top.reciprocal_()[:, None])
+            q.copy_(torch.round(x, out=near))
         else:
-            top = x.abs().amax(1, keepdim=True).div_(127)
-            top[top < 1e-30] = 1
-            whole_steps = (x / top).round_()
-            packed[part] = whole_steps
-            difference = whole_steps.mul_(top).sub_(x)
-            step[part] = top[:, 0]
-        error[part] = torch.linalg.vector_norm(difference, dim=1)
-    bound = error.numpy().astype(np.float64) * slack(rows.shape[1]) + LEAST_LENGTH
-    steps = step.numpy().astype(np.float64)
+            near.copy_(q.copy_(x))
+        x.sub_(near)  # exact
+        np.vecdot(flat, flat, out=error[part])
+    factor, steps = slack(rows.shape[1]), step.astype(np.float64)
+    bounds = np.sqrt(length.astype(np.float64)) * factor + LEAST_LENGTH
+    errors = (np.sqrt(error.astype(np.float64)) * factor + LEAST_LENGTH) * steps
     if kind == "int8":
-        # each of the d differences carries the rounding of one float32 product of at most 127 steps
-        bound += 127 * 2.0**-23 * rows.shape[1] ** 0.5 * steps
-        steps *= scale
-    return packed, bound, steps
+        # each of the d differences is that of at most 127 steps, divided with two roundings
+        errors += 127 * 2.0**-22 * rows.shape[1] ** 0.5 * steps
+    errors += 2.0**-23 * bounds  # of x - r
+    return packed, errors, bounds * (1 + 2.0**-20), steps
 
 
 @dataclass

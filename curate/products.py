@@ -30,6 +30,7 @@ from curate._inner import (
     has_units,
     lengths,
     single_error,
+    two_largest,
 )
 
 Floats = npt.NDArray[np.float32]
@@ -63,7 +64,7 @@ def products_of(rows: Floats, centres: Floats, label: npt.NDArray[np.int32]) -> 
 
 
 def labels(rows: Floats, centres: Floats, *, precision: Precision = "auto") -> npt.NDArray[np.int32]:
-    """The labels of `nearest` alone, in about two thirds of its time."""
+    """The labels of `nearest` alone, which is cheaper."""
     return Assigner(centres, precision=precision, rows=len(rows))(rows)
 
 
@@ -187,7 +188,7 @@ def pairs_above(
 
 
 def first_of_equals(rows: Floats) -> npt.NDArray[np.int64]:
-    """Rising indices of rows of which no earlier row has the same bytes (nearly always: a rare one more does no harm)."""
+    """Rising indices of rows of which no earlier row has the same bytes."""
     words = np.ascontiguousarray(rows, np.float32).view(np.uint32)
     even = words.shape[1] % 2 == 0
     key = np.add.reduce(words.view(np.uint64) if even else words, axis=1, dtype=np.uint64)
@@ -196,10 +197,15 @@ def first_of_equals(rows: Floats) -> npt.NDArray[np.int64]:
     head = np.repeat(order[start], np.diff(start, append=len(order)))
     repeats = np.flatnonzero(order != head)
     fresh = np.ones(len(rows), bool)
+    seen: set[bytes] = set()
     for first in range(0, len(repeats), 1024):
         some = repeats[first : first + 1024]
         same = (words[order[some]] == words[head[some]]).all(axis=1)
         fresh[order[some[same]]] = False
+        for row in order[some[~same]].tolist():  # another row of the same sum: rare
+            word = words[row].tobytes()
+            fresh[row] = word not in seen
+            seen.add(word)
     return np.flatnonzero(fresh)
 
 
@@ -224,33 +230,34 @@ def _best(
     slack = 2 * block.half
     best = np.full(len(block.values), -np.inf)
     every = np.arange(len(best))
+    label = np.full(len(best), -1, np.int64)
+    spans = list(_spans(0, last, diagonal or 0, engine.columns))
     parts: list[Candidates] = []
-    for start, stop in _spans(0, last, diagonal or 0, engine.columns):
+    for start, stop in spans:
         s = block.matrix(start, stop)
-        lowest = np.iinfo(s.dtype).min if s.dtype.kind == "i" else -np.inf
         if before is not None and int(before.min(initial=0)) < stop:
-            np.copyto(s, lowest, where=np.arange(start, stop) >= before[:, None])
+            np.copyto(s, -np.inf, where=np.arange(start, stop) >= before[:, None])
         # the largest, then the largest without it: a row of which only the first comes near is done
-        place = s.argmax(axis=1)
-        most = s[every, place]
-        s[every, place] = lowest
-        second = s[every, s.argmax(axis=1)].astype(np.float64)
+        place, most, second = two_largest(s, every)
         np.maximum(best, most, out=best)
         least = best - slack
         close = second >= least
-        alone = np.flatnonzero(~close & (most >= least))
-        parts.append(Candidates(alone, place[alone] + start, most[alone].astype(np.float64)))
+        if before is None and len(spans) == 1:
+            label[:] = place
+        else:
+            alone = np.flatnonzero(~close & (most >= least))
+            parts.append(Candidates(alone, place[alone] + start, most[alone].astype(np.float64)))
         open_rows = np.flatnonzero(close)
         if len(open_rows):
             s[open_rows, place[open_rows]] = most[open_rows]
             found = _above(s[open_rows], least[open_rows], start)
             parts.append(Candidates(open_rows[found.row], found.other, found.value))
-    label = np.full(len(block.values), -1, np.int64)
     if not parts:
-        return label, 0
+        return label, len(label)
     found = _joined(parts)
     count = len(found.row)
-    found = found.keep(found.value >= (best - slack)[found.row])
+    if len(spans) > 1:
+        found = found.keep(found.value >= (best - slack)[found.row])
     if before is not None:
         found = found.keep(found.other < before[found.row])
     return _decide(block, found, label), count
@@ -265,16 +272,13 @@ def _above(s: npt.NDArray[Any], least: Doubles, start: int) -> Candidates:
 
 def _decide(block: Block, found: Candidates, label: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Write the winner of each row that has candidates into `label`."""
-    several = np.bincount(found.row, minlength=len(label))[found.row] > 1
-    label[found.row] = found.other  # right where there is one
-    found = found.keep(several)
+    found = _open(found, label)
+    if block.engine.kind in ("bf16", "int8") and len(found.row):
+        found = _open(_within(found, block.half_of(found.row, found.other), len(label)), label)
+        found.value, error = _single(block, found)
+        found = _open(_within(found, error[found.row], len(label)), label)
     if not len(found.row):
         return label
-    if block.engine.kind in ("bf16", "int8"):
-        single, error = _single(block, found)
-        best = np.full(len(label), -np.inf)
-        np.maximum.at(best, found.row, single)
-        found = found.keep(single >= best[found.row] - 2 * error[found.row])
     exact = _exact(block.values, found.row, block.engine.others, found.other)
     if block.engine.bias is not None:
         exact += block.engine.bias[found.other]
@@ -285,14 +289,37 @@ def _decide(block: Block, found: Candidates, label: npt.NDArray[np.int64]) -> np
     return label
 
 
+def _open(found: Candidates, label: npt.NDArray[np.int64]) -> Candidates:
+    """Candidates of rows that have several; what is alone in its row goes into `label`."""
+    label[found.row] = found.other
+    same = found.row[1:] == found.row[:-1]
+    several = np.zeros(len(found.row), bool)
+    several[1:] |= same
+    several[:-1] |= same
+    return found.keep(several)
+
+
+def _within(found: Candidates, half: Doubles, rows: int) -> Candidates:
+    """Without those that lose even if they are `half` larger, and the winner as much smaller."""
+    best = np.full(rows, -np.inf)
+    np.maximum.at(best, found.row, found.value - half)
+    return found.keep(found.value + half >= best[found.row])
+
+
 def _single(block: Block, found: Candidates) -> tuple[Doubles, Doubles]:
     """Products of pairs in float32, and the bound of their error a row."""
     others, width = block.engine.others, block.engine.width
     value = np.empty(len(found.row))
-    step = max(1, CHUNK // max(width, 1))
-    for first in range(0, len(found.row), step):
+    step = min(max(1, CHUNK // max(width, 1)), max(len(value), 1))
+    buffers = np.empty((2, step, width), np.float32)
+    for first in range(0, len(value), step):
         part = slice(first, first + step)
-        value[part] = np.einsum("ij,ij->i", block.values[found.row[part]], others[found.other[part]])
+        left, right = buffers[:, : len(value[part])]
+        np.take(
+            block.values, found.row[part], axis=0, out=left, mode="clip"
+        )  # other modes make a copy of `out`
+        np.take(others, found.other[part], axis=0, out=right, mode="clip")
+        value[part] = np.vecdot(left, right)
     error = single_error(width, block.length, float(block.engine.lengths.max()))
     if (bias := block.engine.bias) is not None:
         value += bias[found.other]
@@ -338,8 +365,6 @@ def _joined(parts: list[Candidates]) -> Candidates:
 
 def _floor(least: Doubles, s: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
     """`least` in the type of `s`, never above it."""
-    if s.dtype.kind == "i":
-        return np.clip(np.floor(least), -(2.0**31), 2.0**31 - 1).astype(s.dtype)
     if s.dtype == np.float64:
         return least
     return np.nextafter(least.astype(np.float32), np.float32(-np.inf))

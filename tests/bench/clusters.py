@@ -116,9 +116,34 @@ def lines(
     return out
 
 
+def bare(rows: Floats, centres: Floats, precision: str) -> Callable[[], None]:
+    """The product alone, of operands that are ready, in blocks of the size ours has; the answer is thrown away."""
+    import torch
+
+    kind = {"f32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}[precision]
+    scale = 127 / max(float(np.abs(rows).max()), float(np.abs(centres).max())) if precision == "int8" else 1
+    left = torch.empty(rows.shape, dtype=kind)
+    for first in range(0, len(rows), 8192):
+        left[first : first + 8192] = torch.from_numpy(rows[first : first + 8192]) * scale
+    right = (torch.from_numpy(centres) * scale).to(kind)
+    block = 2048
+    out = torch.empty((block, len(centres)), dtype=torch.int32 if precision == "int8" else kind)
+
+    def work() -> None:
+        for first in range(0, len(left), block):
+            part = left[first : first + block]
+            if precision == "int8":
+                torch._int_mm(part, right.T, out=out[: len(part)])
+            elif precision == "bf16":
+                torch.mm(part, right.T, out=out[: len(part)])
+            else:
+                np.matmul(part.numpy(), right.numpy().T, out=out[: len(part)].numpy())
+
+    return work
+
+
 def assign(options: argparse.Namespace) -> list[dict[str, Any]]:
     import faiss
-    import torch
 
     from curate import products
 
@@ -130,14 +155,6 @@ def assign(options: argparse.Namespace) -> list[dict[str, Any]]:
         centres = np.asarray(made.centroids)
         index = faiss.IndexFlatIP(options.width)
         index.add(centres)
-        left, right = (torch.from_numpy(a).bfloat16() for a in (rows, centres))
-        buffer = torch.empty((2048, options.k), dtype=torch.bfloat16)
-
-        def bare(left: Any = left, right: Any = right, buffer: Any = buffer) -> None:
-            for first in range(0, len(left), 2048):
-                part = left[first : first + 2048]
-                torch.mm(part, right.T, out=buffer[: len(part)])
-
         works: dict[str, Callable[[], Any]] = {
             "faiss f32": lambda index=index, rows=rows: index.search(rows, 1)[1][:, 0],
             "NumPy gemm + argmax": lambda rows=rows, centres=centres: np.concatenate(
@@ -151,7 +168,8 @@ def assign(options: argparse.Namespace) -> list[dict[str, Any]]:
         works["labels and values, int8"] = lambda rows=rows, centres=centres: products.nearest(
             rows, centres, precision="int8"
         )[0]
-        works["bare bf16 gemm"] = bare
+        for precision in ("f32", "bf16", "int8"):
+            works[f"bare gemm, {precision}"] = bare(rows, centres, precision)
         seconds, answers = alternately(works, options.pairs)
         ours = answers["labels, f32"]
         notes = {
@@ -159,6 +177,11 @@ def assign(options: argparse.Namespace) -> list[dict[str, Any]]:
             for name, answer in answers.items()
             if answer is not None
         }
+        for precision in ("f32", "bf16", "int8"):
+            share = statistics.median(seconds[f"bare gemm, {precision}"]) / statistics.median(
+                seconds[f"labels, {precision}"]
+            )
+            notes[f"labels, {precision}"] += f", {share:.0%} of the bare gemm's speed"
         flops = 2.0 * rows.size * options.k
         title = f"assign, {make.__name__}: {options.rows:,} x {options.width}, k = {options.k}"
         out += lines(title, seconds, "faiss f32", flops, notes)

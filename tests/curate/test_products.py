@@ -93,6 +93,20 @@ def test_a_bias_is_added_in_float64(precision: Any, data: Any) -> None:
     assert made.tolist() == wanted.argmax(axis=1).tolist()
 
 
+@pytest.mark.parametrize("length", [1e-12, 1.0, 1e9])
+def test_rows_far_from_their_common_mean_and_rows_upon_it(precision: Any, length: float) -> None:
+    """The passes of torch take off the mean of the first rows: what is left is nothing, or all of it."""
+    rng = np.random.default_rng(6)
+    centres = rng.normal(size=(17, 24)).astype(np.float32)
+    common = rng.normal(size=24)
+    rows = np.repeat(common[None], 60, axis=0).astype(np.float32)
+    rows[20:40] += 1e-6 * rng.normal(size=(20, 24)).astype(np.float32)
+    rows[40:] = length * rng.normal(size=(20, 24))
+    wanted = products_of_all(rows, centres).argmax(axis=1).tolist()
+    assert labels(rows, centres, precision=precision).tolist() == wanted
+    assert labels(rows[::-1], centres, precision=precision).tolist() == wanted[::-1]
+
+
 @quick
 @given(data=vectors(), k=st.integers(0, 7))
 def test_top_k_is_the_head_of_a_stable_sort(precision: Any, data: Any, k: int) -> None:
@@ -221,6 +235,9 @@ def test_equal_rows_are_found_by_their_bytes() -> None:
     rows = np.array([[1, 2], [2, 1], [1, 2], [0.0, 1], [-0.0, 1], [2, 1]], np.float32)
     assert first_of_equals(rows).tolist() == [0, 1, 3, 4]
     assert first_of_equals(rows[:0]).tolist() == []
+    # sums of words cannot tell these apart
+    turned = np.array([[1, 2, 4], [2, 4, 1], [4, 1, 2], [2, 4, 1], [4, 1, 2], [1, 2, 4]], np.float32)
+    assert first_of_equals(turned).tolist() == [0, 1, 2]
 
 
 def test_equal_rows_cost_no_pairs() -> None:
@@ -240,7 +257,7 @@ def test_many_candidates_switch_to_a_finer_pass(monkeypatch: pytest.MonkeyPatch)
         real(self, others, kind, bias)
 
     monkeypatch.setattr(Engine, "__init__", watched)
-    for name, size in (("MAX_COLUMNS", 2048), ("MATRIX", 1 << 20), ("MIN_ROWS", 256), ("AT_A_TIME", 256)):
+    for name, size in (("MAX_COLUMNS", 2048), ("MATRIX", 1 << 20), ("MIN_ROWS", 256), ("AT_A_TIME", 512)):
         monkeypatch.setattr(_inner, name, size)
     rng = np.random.default_rng(0)
     base = rng.normal(size=(3, 64))  # three crowds of centres: no common mean takes them apart
