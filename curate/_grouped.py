@@ -25,6 +25,9 @@ MEMBER = np.dtype([("hi", "<u8"), ("lo", "<u8"), ("row", "<i8"), ("similarity", 
 Members = npt.NDArray[Any]
 Rows = npt.NDArray[np.int64]
 
+# the clause `sample` draws by the same hash of uid and seed: without a salt both would take the same rows
+SALT = np.uint64(0x47524F555045445F)  # "GROUPED_"
+
 
 class Grouped:
     """Members of each cluster of a pool. `sizes` is (k,) int64, `invalid` one mask a shard of rows that have no cluster.
@@ -139,7 +142,8 @@ def keep_order(members: Members, keep: str, seed: int) -> Rows:
     if keep == "random":
         from curate.clauses import mix  # imports DuckDB
 
-        key = mix(members["hi"] ^ mix(members["lo"] ^ mix(np.array([seed & (2**64 - 1)], np.uint64))))
+        start = mix(np.array([seed & (2**64 - 1)], np.uint64) ^ SALT)
+        key = mix(members["hi"] ^ mix(members["lo"] ^ start))
     return np.asarray(np.lexsort((members["row"], members["lo"], members["hi"], key)), np.int64)
 
 

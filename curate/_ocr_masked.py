@@ -35,7 +35,8 @@ class Masked:
             card = read_card(self._folder)
             towers_of(self._folder, card)
             towers = {f"masked tower {role}": sha256 for role, sha256 in card.towers.digests.items()}
-            self.identity = {"masked projections": card.projections_sha256, **towers}
+            made = {"masked projections": card.projections_sha256, "masked pairs": card.trained_sha256}
+            self.identity = {**made, **towers}
             return
         from curate._clip_source import local_folder, source_of
 
@@ -48,8 +49,12 @@ class Masked:
         self._source = source_of("", folder)
         self.identity = {f"masked {key}": value for key, value in self._source.identity.items()}
 
-    def score(self, image: Image, caption: str) -> float:
-        """Cosine of picture and caption on the grid of float16, as the scorer clip gives it."""
+    def score(self, image: Image, caption: str, *, uid: str, unmasked: Image) -> float:
+        """Cosine of picture and caption on the grid of float16, as the scorer clip gives it.
+
+        A trained scorer judges a pair that it has learnt from by the models that have not seen it, which uid and the picture
+        without the mask tell.
+        """
         import torch
 
         from curate._pair_rows import device_of
@@ -58,7 +63,7 @@ class Masked:
             if self._encode is None:
                 device = device_of(self._device)
                 self._encode = self._open_trained(device) if self.trained else self._open_clip(device)
-            picture, text = self._encode(image, caption)
+            picture, text = self._encode(image, caption, uid, unmasked)
         return float(np.float16(np.float32(np.asarray(picture, np.float32) @ np.asarray(text, np.float32))))
 
     def _open_clip(self, device: str) -> Any:
@@ -68,22 +73,24 @@ class Masked:
 
         model = open_source(self._source, device)
 
-        def encode(image: Image, caption: str) -> tuple[Any, Any]:
+        def encode(image: Image, caption: str, uid: str, unmasked: Image) -> tuple[Any, Any]:
             batch = torch.stack([model.transform(image)])
             return model.encode_images(batch)[0], model.encode_texts([caption])[0]
 
         return encode
 
     def _open_trained(self, device: str) -> Any:
+        from curate._pairs import difference_hash
         from curate.scorer_training import load_scorer
         from curate.towers import open_towers
 
         scorer = load_scorer(self._folder)
         towers, made = open_towers(scorer.towers, device=device), scorer.projections
 
-        def encode(image: Image, caption: str) -> tuple[Any, Any]:
-            rows = made.pictures(towers.pictures([towers.prepare(image)]))
-            return rows[0], made.texts(towers.texts([caption]))[0]
+        def encode(image: Image, caption: str, uid: str, unmasked: Image) -> tuple[Any, Any]:
+            use = scorer.trained.use([uid], [caption], [difference_hash(unmasked)])
+            rows = made.pictures(towers.pictures([towers.prepare(image)]), use)
+            return rows[0], made.texts(towers.texts([caption]), use)[0]
 
         return encode
 

@@ -25,7 +25,7 @@ from curate.towers import Half, TowerFacts, Towers
 from curate.views import RawView
 from headwater.console import say, track
 from headwater.errors import UsageError
-from headwater.files import atomic_file, named_io
+from headwater.files import atomic_file, named_io, remove_stale_temporaries
 from headwater.hashing import DigestCache
 from headwater.manifest import identity_id
 
@@ -143,6 +143,8 @@ def _pictures(
 ) -> dict[Key, Found]:
     """uid -> what the picture tower gives; the first sample of a uid counts, in the order of the tars."""
     folder = cache / FOLDER / identity_id({"format": FORMAT, "towers": facts.digests})[:8]
+    if folder.is_dir():
+        remove_stale_temporaries(folder)  # of a run that was killed
     wanted = np.array(sorted(rows), np.uint64).reshape(-1, 2)
     found: dict[Key, Found] = {}
     with track("encode trusted pictures", total=len(rows), unit="pictures") as bar:

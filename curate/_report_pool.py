@@ -24,6 +24,7 @@ from curate._report_similar import pairs as find_pairs
 from curate.binding import Ready, prepare, with_paths
 from curate.filtering import run_passes
 from curate.pool import Pool, family
+from curate.pooldata import outdated
 from curate.reasons import meanings
 from curate.rules import RuleFile
 from curate.sidecars import ScorerRef, StoredRef, known_scorers, sidecar_path, stored_scores
@@ -213,7 +214,8 @@ def _scan(
         if groups is not None:
             look.groups[column] = groups
     if picks:
-        stored = Stored(pool, tasks)
+        used = ready.scorers.values() if ready else ()
+        stored = Stored(pool, tasks, [ref for ref in used if isinstance(ref, StoredRef)])
         look.clusters = find_clusters(stored, seed)
         look.pairs = find_pairs(stored, seed, _dropping(ready) if ready else None)
     return look
@@ -237,6 +239,8 @@ def _stored_floats(
         return []
     first, found = pool.shards[0], []
     for ref in stored_scores(pool.cache, first.name, pool.digests(first).sha256):
+        if outdated(pool, ref.identity):
+            continue
         for name, kind in ref.outputs.items():
             if name not in types and name not in pool.columns and kind in ("float", "double"):
                 types[name], scorers[name] = pa.type_for_alias(kind), ref

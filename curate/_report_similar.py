@@ -19,6 +19,7 @@ from curate._report_data import KEPT, Pick, ScanTask
 from curate._report_groups import fetch
 from curate.clauses import mix
 from curate.pool import Pool, family
+from curate.pooldata import outdated
 from curate.sidecars import StoredRef, read_sidecar, stored_scores
 from curate.views import RawView
 from headwater.errors import HeadwaterError
@@ -63,11 +64,14 @@ class Pair:
 class Stored:
     """Columns of a pool and of scores beside it, shard by shard."""
 
-    def __init__(self, pool: Pool, tasks: Sequence[ScanTask]) -> None:
+    def __init__(self, pool: Pool, tasks: Sequence[ScanTask], of_rule: Sequence[StoredRef] = ()) -> None:
         self.pool, self.tasks = pool, tasks
         first = pool.shards[0]
-        self._makers: dict[str, StoredRef] = {}
+        # where several sets of scores have a column, it is that of the set which the rule used
+        self._makers: dict[str, StoredRef] = {name: ref for ref in of_rule for name in ref.outputs}
         for ref in stored_scores(pool.cache, first.name, pool.digests(first).sha256):
+            if outdated(pool, ref.identity):
+                continue
             for name in ref.outputs:
                 self._makers.setdefault(name, ref)
 
@@ -135,6 +139,7 @@ def clusters(stored: Stored, seed: int) -> list[Cluster]:
     filled = np.flatnonzero(sizes)
     if not len(filled):
         return []
+    of_kept = np.pad(of_kept, (0, len(sizes) - len(of_kept)))  # the last clusters may have no kept row
     by_size = filled[np.argsort(-sizes[filled], kind="stable")].tolist()
     hashed = filled[np.argsort(mix(filled.astype(np.uint64) ^ np.uint64(seed & (2**64 - 1))))].tolist()
     why: dict[int, str] = {}

@@ -68,27 +68,34 @@ class Projections:
         return np.concatenate(out)
 
 
-def check_shapes(tensors: dict[str, Tensor], image_width: int, text_width: int) -> Projections:
+def check_shapes(tensors: dict[str, Tensor], image_width: int, text_width: int, of: str = "") -> Projections:
     """Tensors read from a file as projections; raises IntegrityError naming the first that is missing or of another shape."""
+    prefix = f"{of}." if of else ""
     expected = dict(_shapes(image_width, text_width))
     for name in sorted(expected.keys() | tensors.keys()):
         found = list(tensors[name].shape) if name in tensors else "missing"
         wanted = list(expected[name]) if name in expected else "not there"
         if found != wanted:
-            raise IntegrityError(f"projections: {name} is {found}, and should be {wanted}")
+            raise IntegrityError(f"projections: {prefix}{name} is {found}, and should be {wanted}")
     return Projections({name: tensor.float() for name, tensor in tensors.items()})
 
 
 def fit(
-    image: Half, text: Half, captions: npt.NDArray[np.int64], *, epochs: int, seed: int
+    image: Half,
+    text: Half,
+    captions: npt.NDArray[np.int64],
+    *,
+    epochs: int,
+    seed: int,
+    title: str = "train projections",
 ) -> tuple[Projections, float]:
-    """Projections trained on pairs, row by row, and the mean loss of the last epoch.
+    """Projections trained on pairs, row by row, and the mean loss of the last epoch. One seed gives one set of first values.
 
     `captions` numbers the captions: rows with one number have the same one. The order of rows decides bytes: give them by uid.
     """
     import torch
 
-    with _one_thread():
+    with one_thread():
         generator = torch.Generator().manual_seed(seed)
         tensors = _initial(image, text, generator)
         trained = [t.requires_grad_() for name, t in tensors.items() if not name.startswith("image.standard")]
@@ -101,7 +108,7 @@ def fit(
         order = np.random.Generator(np.random.Philox(key=seed))
         steps = epochs * max(1, math.ceil(len(image) / BATCH))
         done, loss_of_epoch = 0, float("nan")
-        with track("train projections", total=epochs, unit="epochs") as bar:
+        with track(title, total=epochs, unit="epochs") as bar:
             for _ in range(epochs):
                 losses = []
                 for batch in _batches(order.permutation(len(image))):
@@ -200,7 +207,8 @@ def _schedule(step: int, steps: int) -> float:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
+    """torch on one thread, as it was before afterwards."""
     import torch
 
     before = torch.get_num_threads()

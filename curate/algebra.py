@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from curate._order import search_words
 from curate.pool import Pool
+from curate.sidecars import StoredRef, read_sidecar
 from curate.subset import Words, to_hex, write_sorted
 from curate.views import RawView, numbers
 from headwater.errors import HeadwaterError, MissingInput
@@ -48,19 +49,29 @@ def subset_step(plan: Plan, make: Callable[[], Words], options: RunOptions) -> O
     return run_step(plan, work, options)
 
 
-def scores_of(pool: Pool, words: Words, column: str) -> npt.NDArray[np.float64]:
-    """The value of a numeric pool column for each of the sorted, distinct `words`.
+def scores_of(
+    pool: Pool, words: Words, column: str, stored: StoredRef | None = None
+) -> npt.NDArray[np.float64]:
+    """The value of a numeric pool column, or of one of the scores `stored` beside it, for each of the sorted, distinct `words`.
 
     Raises HeadwaterError when a uid is not in the pool or has no number there.
     """
-    type_ = pool.column_type(column)
+    types = {} if stored else {column: pool.column_type(column)}
     out = np.full(len(words), np.nan)
     for shard in pool.shards:
-        for block in RawView(shard, {column: type_}).blocks():
+        table = read_sidecar(pool.cache, stored, shard.name, pool.digests(shard).sha256) if stored else None
+        if stored and (table is None or table.num_rows != shard.rows):
+            raise HeadwaterError(f"shard {shard.name}: its scores of {stored.name} are not there")
+        for block in RawView(shard, types).blocks():
             theirs, _ = block.uids()
             left, right = search_words(words, theirs)
             hit = np.flatnonzero(right > left)
-            values, missing = numbers(block.column(column))
+            mine = (
+                table[column].slice(block.first_row, block.rows).combine_chunks()
+                if table is not None
+                else None
+            )
+            values, missing = numbers(block.column(column) if mine is None else mine)
             good = hit if missing is None else hit[~missing[hit]]
             out[left[good]] = values[good]
     lost = np.flatnonzero(np.isnan(out))

@@ -14,11 +14,12 @@ import pyarrow as pa
 
 from curate.clauses import CompiledRule
 from curate.pool import Pool
-from curate.pooldata import bind
+from curate.pooldata import bind, outdated
 from curate.rules import RuleFile
 from curate.scoring import settings_of
 from curate.sidecars import ScorerRef, StoredRef, as_stored, known_scorers, stored_scores
 from headwater import plugins
+from headwater.console import say
 from headwater.errors import UsageError, nearest
 
 MAX_CLAUSES = 120
@@ -78,13 +79,24 @@ def prepare(pool: Pool, rule: RuleFile, base: Path) -> Ready:
     return Ready(pool, rule, base, compiled, scorers, types, tuple(used))
 
 
+def stored_column(pool: Pool, name: str) -> StoredRef | None:
+    """The scores beside the pool that have a column which the pool has not; None where there are none."""
+    return _stored_columns(pool, (name,), set(pool.columns)).get(name)
+
+
 def _stored_columns(pool: Pool, wanted: Iterable[str], known: set[str]) -> dict[str, StoredRef]:
     """Columns that neither pool nor rule provide, from scores that lie beside the pool; two sets with one column are refused."""
     missing = [name for name in wanted if name not in known]
     if not missing or not pool.shards:
         return {}
     shard = pool.shards[0]
-    sets = stored_scores(pool.cache, shard.name, pool.digests(shard).sha256)
+    every = stored_scores(pool.cache, shard.name, pool.digests(shard).sha256)
+    wanted_sets = [ref for ref in every if set(missing) & set(ref.outputs)]
+    old = {ref.path: outdated(pool, ref.identity) for ref in wanted_sets}
+    sets = [ref for ref in wanted_sets if not old[ref.path]]
+    for ref in wanted_sets:
+        if old[ref.path]:
+            say("warning", f"scores {ref.path.name} {old[ref.path]}, and are ignored")
     found: dict[str, StoredRef] = {}
     for name in missing:
         makers = [ref for ref in sets if name in ref.outputs]

@@ -126,9 +126,6 @@ def scorer_command(name: str) -> click.Command:
             settings, name, pool, given, cache, distrust_cache, memory_bytes, allow_invalid, time_limit
         )
 
-    for field in reversed(fields):
-        if field.name != "seed":  # a global option
-            run = _option(field)(run)
     run = click.option(
         "--memory", default="1GB", show_default=True, help="How much memory a scorer of a whole pool may use."
     )(run)
@@ -142,9 +139,26 @@ def scorer_command(name: str) -> click.Command:
             metavar="SECONDS",
             help="Stop when the scorer takes longer for one block of rows (default: 600, or what its file says).",
         )(run)
-    run = click.argument("pool", type=ANY)(with_pool_options(run))
-    text = (module.__doc__ or "").strip()
-    return click.command(name, help="\n\n".join(f"\b\n{part}" for part in text.split("\n\n")))(run)
+    run = with_pool_options(run)
+    for field in reversed(fields):  # what is set last is shown first
+        if field.name != "seed":  # a global option
+            run = _option(field)(run)
+    run = click.argument("pool", type=ANY)(run)
+    return click.command(name, help=_prose(module.__doc__ or ""))(run)
+
+
+def _prose(docstring: str) -> str:
+    """A module's docstring as click's help: sentences and list entries are wrapped to the terminal, tables and examples are not."""
+    parts: list[str] = []
+    for part in docstring.strip().split("\n\n"):
+        if part.startswith("* "):
+            entries = part.removeprefix("* ").split("\n* ")
+            parts += [f"* {' '.join(entry.split())}" for entry in entries]
+        elif any(line[:1].isspace() for line in part.split("\n")):
+            parts.append(f"\b\n{part}")
+        else:
+            parts.append(part)
+    return "\n\n".join(parts)
 
 
 def _option(field: Any) -> Any:
@@ -189,15 +203,14 @@ def _run(
         options=settings.run_options(),
         time_limit_seconds=time_limit,
     )
-    verb = "would score" if settings.dry_run else "scored"
-    lines = [f"{name}: {verb} {facts['rows_scored']:,} of {facts['rows']:,} rows into {facts['folder']}"]
-    lines[0] += f" ({', '.join(facts['columns'])})"
     invalid = facts.get("counts", {}).get("invalid", {})
+    lines = [f"{name}: {_said(facts, sum(invalid.values()), settings.dry_run)} {facts['folder']}"]
+    lines[0] += f" ({', '.join(facts['columns'])})"
     lines += [f"  no score: {rows:,} × {reason}" for reason, rows in invalid.items()]
     lines += [
         f"  {key}: {_told(value)}"
         for key, value in facts.get("notes", {}).items()
-        if not isinstance(value, dict)
+        if not isinstance(value, dict) and value != []
     ]
     emit({**facts, "text": "\n".join(lines)}, as_json=settings.as_json)
     if invalid and not allow_invalid:
@@ -208,6 +221,15 @@ def _run(
         error.told = True
         raise error
     return None
+
+
+def _said(facts: dict[str, Any], without: int, dry_run: bool) -> str:
+    rows, done = facts["rows"], facts["rows_scored"]
+    if rows and not done:
+        return f"nothing to do, all {rows:,} rows were scored before; they lie in"
+    if dry_run:
+        return f"would score {done:,} of {rows:,} rows into"
+    return f"scored {max(done - without, 0):,} of {rows:,} rows into"
 
 
 def _told(value: Any) -> str:

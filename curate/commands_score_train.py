@@ -30,7 +30,15 @@ from headwater.options import Settings, common, emit
     metavar="TOWERS",
     help="lite0+minilm, or local-dir:DIR: an open_clip folder, such as a run of headwater train.",
 )
-@click.option("--epochs", type=int, default=60, show_default=True, help="How often each pair is seen.")
+@click.option(
+    "--folds",
+    type=int,
+    default=5,
+    show_default=True,
+    help="As many projections are fitted, each without one fold of the pairs, which it then scores. 1: a single one, which "
+    "scores what it was trained on far too high.",
+)
+@click.option("--epochs", type=int, default=20, show_default=True, help="How often each pair is seen.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", help="Where the towers run.")
 @click.option("--allow-invalid", is_flag=True, help="End with 0 although some trusted uids are no pair.")
 @with_pool_options
@@ -44,6 +52,7 @@ def train(
     output: Path,
     held_out: int,
     towers: str,
+    folds: int,
     epochs: int,
     device: str,
     allow_invalid: bool,
@@ -61,7 +70,7 @@ def train(
     from headwater.errors import BadInputs
 
     opened = open_pool(pool, cache, distrust_cache)
-    job = Job(shards, trusted, output, towers, held_out, epochs, settings.seed or 0, device)
+    job = Job(shards, trusted, output, towers, held_out, epochs, settings.seed or 0, device, folds)
     plan, facts = plan_training(opened, job, distrust_cache=distrust_cache)
     outcome = train_scorer(opened, job, plan, facts, options=settings.run_options())
     result = step_result(outcome, plan)
@@ -88,7 +97,7 @@ def _text(outcome: Any) -> str:
     lines += [f"  {count:,} {why}" for why, count in {**counts.dropped, **counts.invalid}.items()]
     names = {"image_to_text_r": "picture to caption, R@", "text_to_image_r": "caption to picture, R@"}
     for name, facts in details.items():
-        if isinstance(facts, dict) and name != "auc":
+        if isinstance(facts, dict) and name not in ("auc", "scores"):
             for start, label in names.items():
                 if name.startswith(start):
                     shown = [f"{facts[key] * 100:.1f}" for key in ("value", "low", "high", "chance")]
@@ -100,4 +109,11 @@ def _text(outcome: Any) -> str:
     lines.append(
         f"  {'AUC, true against wrong':<25} {auc['value']:>5.3f}    [{auc['low']:.3f}, {auc['high']:.3f}]  chance 0.5"
     )
+    scores = details["scores"]
+    out_of_fold = scores["mean_score_out_of_fold"]
+    if out_of_fold is not None:
+        lines.append(
+            f"  {'mean score, trained pairs':<25} {out_of_fold:>5.3f}    by projections that did not see them"
+        )
+    lines.append(f"  {'mean score, held out':<25} {scores['mean_score_held_out']:>5.3f}")
     return "\n".join(lines)

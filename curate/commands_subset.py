@@ -127,7 +127,7 @@ def repeat(settings: Settings, *, file: Path, times: int, output: Path) -> dict[
 @subset_group.command("soft-cap")
 @click.argument("file", type=FILE)
 @click.argument("pool", type=ANY)
-@click.option("--column", required=True, help="Score column of the pool.")
+@click.option("--column", required=True, help="Column of the pool, or of scores beside it.")
 @click.option("--count", type=int, required=True, help="How many samples to draw.")
 @click.option(
     "--penalty",
@@ -166,8 +166,11 @@ def soft_cap(
     """Draw COUNT samples from FILE by a score of POOL, with repeats: soft-cap sampling (FLYT, arXiv 2503.08805)."""
     from curate import subset
     from curate.algebra import scores_of
+    from curate.binding import stored_column
+    from headwater.manifest import identity_id
 
     opened = open_pool(pool, cache, distrust_cache)
+    stored = stored_column(opened, column)
     config = {
         "column": column,
         "count": count,
@@ -175,11 +178,12 @@ def soft_cap(
         "batch": batch,
         "scale": scale,
         "pool": opened.id,
+        "scores": identity_id(stored.identity) if stored else None,
     }
 
     def make() -> Any:
         words = subset.unique(_load((file,))[0])
-        scores = scores_of(opened, words, column) * scale
+        scores = scores_of(opened, words, column, stored) * scale
         return subset.soft_cap(
             words, scores, count=count, penalty=penalty, batch=batch, seed=settings.seed or 0
         )

@@ -157,7 +157,10 @@ def run_passes(
     states: dict[str, State] = {}
     merged = [Result(n, s.rows, [], []) for n, s in enumerate(ready.pool.shards)]
     barriers = _barriers(ready)
-    keep_reasons = keep_reasons or any(q.of_survivors for questions in barriers.values() for q in questions)
+    # who survives the clauses before the first one is known without reasons
+    keep_reasons = keep_reasons or any(
+        position and q.of_survivors for position, questions in barriers.items() for q in questions
+    )
     work = Pass(
         rule=ready.rule,
         base=ready.base,

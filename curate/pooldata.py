@@ -29,9 +29,17 @@ import pyarrow as pa
 
 from curate.features import Features, open_features
 from curate.pool import Pool, Shard
-from curate.sidecars import ScorerRef, StoredRef, as_stored, read_sidecar, sweep, write_sidecar
+from curate.sidecars import (
+    ScorerRef,
+    StoredRef,
+    as_stored,
+    read_sidecar,
+    sidecar_fault,
+    sweep,
+    write_sidecar,
+)
 from curate.views import Column, RawBlock, RawView
-from headwater.console import track
+from headwater.console import say, track
 from headwater.errors import HeadwaterError, UsageError
 from headwater.executor import Executor
 from headwater.files import write_json
@@ -166,7 +174,31 @@ def is_scored(pool: Pool, ref: ScorerRef) -> bool:
 
         if not features_are_there(pool, ref):
             return False
-    return all((folder / f"{shard.name}.parquet").is_file() for shard in pool.shards)
+    for shard in pool.shards:
+        fault = sidecar_fault(pool.cache, ref, shard.name, pool.digests(shard).sha256, shard.rows)
+        if fault:
+            say("warning", f"scores of {ref.name} are made again: {folder / shard.name}.parquet {fault}")
+            return False
+    return True
+
+
+def outdated(pool: Pool, identity: Mapping[str, Any]) -> str:
+    """Why scores with this identity are not those of the pool as it is now: other shards or other features; "" when they are.
+
+    What lies outside the pool (targets, tars) is not known from here.
+    """
+    for role, made_from in (identity.get("inputs") or {}).items():
+        if role == "pool" and made_from != pool.id:
+            return "were made when the pool had other shards"
+        if role.startswith("features:"):
+            name = role.partition(":")[2]
+            try:
+                now = open_features(pool, name).id
+            except HeadwaterError:
+                return f"were made from features {name}, which cannot be read now"
+            if now != made_from:
+                return f"were made from other features {name}"
+    return ""
 
 
 def ensure_scored(

@@ -11,6 +11,7 @@ opened through links with plain names, so `*`, `[` and quotes in a pool's name a
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curate.pool import Pool, Shard
+from curate.pooldata import outdated
 from headwater.console import say
 from headwater.errors import HeadwaterError, IntegrityError, UsageError
 from headwater.files import named_io
@@ -51,6 +53,7 @@ class _Sidecar:
     folder: str
     files: dict[str, Path] = field(default_factory=dict)
     columns: dict[str, pa.DataType] = field(default_factory=dict)
+    identity: dict[str, Any] = field(default_factory=dict)
 
 
 class Answer:
@@ -99,7 +102,7 @@ def query(
         links = Path(folder) / "shards"
         with named_io(folder):
             links.mkdir()
-            sources = _Sources(pool, links)
+            sources = _Sources(pool, links, sql)
         connection = _connect(Path(folder) / "spill", limit_bytes, threads)
         try:
             with _told():
@@ -138,8 +141,9 @@ def check_select(sql: str) -> None:
 class _Sources:
     """Links to shards and sidecars, and the views over them."""
 
-    def __init__(self, pool: Pool, links: Path) -> None:
+    def __init__(self, pool: Pool, links: Path, sql: str) -> None:
         self._pool = pool
+        self._sql = sql
         self._links = links
         self.paths: list[Path] = []
         self._linked: dict[Path, Path] = {}
@@ -157,7 +161,7 @@ class _Sources:
     def views(self) -> list[str]:
         """CREATE statements for `pool` and `scores`."""
         columns = _columns(self._pool)
-        named = _score_names(self._sidecars, columns)
+        named = _score_names(self._sidecars, columns, self._sql)
         if not self._pool.shards:
             empty = ", ".join(
                 f"NULL::{kind} AS {name}" for name, kind in (("uid", "VARCHAR"), ("text", "VARCHAR"))
@@ -252,12 +256,15 @@ def _sidecars(pool: Pool) -> list[_Sidecar]:
             if path.is_file():
                 _take_sidecar(pool, shard, path, sidecar)
         missing = len(pool.shards) - len(sidecar.files)
-        if sidecar.files and missing:
+        if sidecar.files and missing and not sidecar.identity.get("inputs"):
             say(
                 "warning",
                 f"scores {folder.name}: none for {missing} of {len(pool.shards)} shards; their rows get null",
             )
-        if sidecar.files:
+        old = outdated(pool, sidecar.identity) if sidecar.files else ""
+        if old:
+            say("warning", f"scores {folder.name} {old}, and are ignored")
+        elif sidecar.files:
             found.append(sidecar)
     return found
 
@@ -283,19 +290,37 @@ def _take_sidecar(pool: Pool, shard: Shard, path: Path, sidecar: _Sidecar) -> No
             if entry.name != "uid":
                 sidecar.columns.setdefault(entry.name, entry.type)
         sidecar.files[shard.name] = path
+        sidecar.identity = facts
     except (pa.ArrowException, OSError, ValueError, AttributeError) as error:
         say("warning", f"{where} cannot be read and are ignored: {_first_line(error)}")
 
 
-def _score_names(sidecars: list[_Sidecar], columns: dict[str, str | None]) -> list[tuple[_Sidecar, str, str]]:
-    """(sidecar, its column, the name it gets): the plain name for the first, FOLDER.COLUMN where that is taken."""
-    taken = {name.lower() for name in columns} | {"uid", "shard", "row"}
-    named = []
+def _score_names(
+    sidecars: list[_Sidecar], columns: dict[str, str | None], sql: str
+) -> list[tuple[_Sidecar, str, str]]:
+    """(sidecar, its column, the name it gets): the plain name for the first, FOLDER.COLUMN where that is taken.
+
+    A plain name that `sql` mentions and that several sets of scores have is told.
+    """
+    taken = {name.lower(): "the pool" for name in columns} | dict.fromkeys(
+        ("uid", "shard", "row"), "the pool"
+    )
+    mentioned = set(re.findall(r"\w+", sql.lower()))
+    named, others = [], dict[str, list[str]]()
     for sidecar in sidecars:
         for column in sidecar.columns:
-            name = column if column.lower() not in taken else f"{sidecar.folder}.{column}"
-            taken.add(name.lower())
+            name = column
+            if column.lower() in taken:
+                name = f"{sidecar.folder}.{column}"
+                others.setdefault(column, []).append(name)
+            taken.setdefault(name.lower(), sidecar.folder)
             named.append((sidecar, column, name))
+    for column, names in others.items():
+        if column.lower() in mentioned:
+            quoted = ", ".join(map(_name, names))
+            say(
+                "warning", f"column {column} is that of {taken[column.lower()]}; others have it too: {quoted}"
+            )
     return named
 
 

@@ -1,9 +1,11 @@
 """`headwater score train`: a two-tower scorer fitted on pairs that the user trusts, for a pool that nobody has looked through.
 
 The idea of data filtering networks (arXiv 2309.17425): a small set of good pairs teaches a model which pairs of a large pool are good.
-Here the towers are frozen and two small projections are trained (curate._tower_fit). SCORER is a folder:
+Here the towers are frozen and two small projections are trained (curate._tower_fit), once without each fold of the pairs, so that
+no row is scored by what has learnt it by heart (curate._tower_folds). SCORER is a folder:
 
-    projections.safetensors   the trained tensors
+    projections.safetensors   the trained tensors, fold0.image.0.weight …: those of fold0 were fitted without fold 0
+    trained.parquet           the pairs that were trained on: uid, fold, hashes of caption and picture
     scorer.json               scorer/1: towers by digest, shapes, training facts, held-out metrics with intervals
     held_out.parquet          uids that were held out, with the ranks and the similarity of their own captions
     clip/                     only with towers from local-dir: their configuration and weights
@@ -17,15 +19,38 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, ValidationError
 
 from curate import _pairs, _tower_metrics
-from curate._tower_fit import BATCH, LEARNING_RATE, WEIGHT_DECAY, WIDTH, Projections, check_shapes, fit
-from curate._tower_split import NEAR, split
+from curate._tower_fit import BATCH, LEARNING_RATE, WEIGHT_DECAY, WIDTH, Half, Projections, fit, one_thread
+from curate._tower_folds import (
+    Ensemble,
+    Trained,
+    Use,
+    aligned,
+    caption_hash,
+    read_ensemble,
+    read_trained,
+    write_trained,
+)
+from curate._tower_records import (
+    CARD,
+    MAX_CARD_BYTES,
+    MOST_FOLDS,
+    TRAINED,
+    WEIGHTS,
+    Estimate,
+    HeldOut,
+    ScorerCard,
+    Scores,
+    TowersUsed,
+    Training,
+    read_card,
+)
+from curate._tower_split import NEAR, Ints, Split, folds, split
 from curate.pool import CACHE_NAME, Pool
 from curate.resharding import Layout, open_shards, shards_id
 from curate.subset import load_words, to_hex, unique
@@ -34,81 +59,31 @@ from headwater.console import say
 from headwater.errors import IntegrityError, MissingInput, UsageError
 from headwater.files import write_json
 from headwater.hashing import DigestCache, digest_file
-from headwater.manifest import Count, Counts, Hex64, InputRef, Record
+from headwater.manifest import Counts, InputRef
 from headwater.steps import Outcome, Plan, RunOptions, Work, check_output, run_step
+
+__all__ = [
+    "CARD",
+    "CLIP",
+    "HELD_OUT",
+    "MAX_CARD_BYTES",
+    "TRAINED",
+    "WEIGHTS",
+    "Job",
+    "LoadedScorer",
+    "ScorerCard",
+    "load_scorer",
+    "plan_training",
+    "read_card",
+    "towers_of",
+    "train_scorer",
+]
 
 STEP = "score train"
 VERSION = 1
-CARD, WEIGHTS, HELD_OUT, CLIP = "scorer.json", "projections.safetensors", "held_out.parquet", "clip"
-LEAST_TRAINING = 16  # pairs
-MAX_CARD_BYTES = 1 << 20
+HELD_OUT, CLIP = "held_out.parquet", "clip"
+LEAST_TRAINING = 16  # pairs that any one model is fitted on
 MAX_WEIGHTS_BYTES = 1 << 30
-Share = Annotated[float, Field(ge=0, le=1)]
-Cosine = Annotated[float, Field(ge=-1.001, le=1.001)]
-
-
-class Estimate(Record):
-    """One figure with its percentile bootstrap interval, and what chance would give."""
-
-    value: Share
-    low: Share
-    high: Share
-    chance: Share
-
-
-class HeldOut(Record):
-    """What the scorer does on pairs that it was not trained on. Recalls are shares of the pairs, among all held-out pairs."""
-
-    pairs: Count
-    resamples: Count
-    confidence: Share
-    image_to_text_r1: Estimate
-    image_to_text_r5: Estimate
-    image_to_text_r10: Estimate
-    text_to_image_r1: Estimate
-    text_to_image_r5: Estimate
-    text_to_image_r10: Estimate
-    mean_similarity: Cosine
-    auc: Estimate = Field(description="true against wrong captions, over all wrong pairs (all derangements)")
-
-
-class TowersUsed(Record):
-    """The frozen towers, by the SHA-256 of what they are made of."""
-
-    name: Literal["lite0+minilm", "local-dir"]
-    digests: dict[str, Hex64]
-    licences: dict[str, str]
-    image_width: Annotated[int, Field(ge=1)]
-    text_width: Annotated[int, Field(ge=1)]
-
-
-class Training(Record):
-    """How the projections were trained."""
-
-    pairs: Count
-    left_out: dict[str, Count] = Field(description="trusted pairs not trained on, by reason")
-    epochs: Count
-    batch: Count
-    learning_rate: float
-    weight_decay: float
-    seed: int
-    last_loss: float | None = Field(description="mean of the last epoch")
-    mean_similarity: Cosine = Field(
-        description="of the trained pairs; far above that of the held-out ones where they were learnt by heart"
-    )
-
-
-class ScorerCard(Record):
-    """`scorer/1`: a trained two-tower scorer."""
-
-    format: Literal["scorer/1"] = "scorer/1"
-    towers: TowersUsed
-    width: int = Field(description="of the shared space")
-    projections_sha256: Hex64
-    pool_id: Hex64
-    trusted_sha256: Hex64
-    training: Training
-    held_out: HeldOut
 
 
 @dataclass(frozen=True)
@@ -120,17 +95,19 @@ class Job:
     output: Path
     towers: str = "lite0+minilm"
     held_out: int = 500
-    epochs: int = 60
+    epochs: int = 20
     seed: int = 0
     device: str = "cpu"
+    folds: int = 5
 
 
 @dataclass(frozen=True)
 class LoadedScorer:
-    """A scorer from its folder: projections, its card, and what to give to `open_towers`."""
+    """A scorer from its folder: projections of all folds, what they were trained on, its card, what to give to `open_towers`."""
 
     card: ScorerCard
-    projections: Projections
+    projections: Ensemble
+    trained: Trained
     towers: str
 
 
@@ -139,6 +116,8 @@ def plan_training(pool: Pool, job: Job, *, distrust_cache: bool = False) -> tupl
     check_output(job.output, "folder")
     if job.held_out < 2 or job.epochs < 1 or not 0 <= job.seed < 1 << 63:
         raise UsageError("--held-out is at least 2, --epochs at least 1, --seed not negative")
+    if not 1 <= job.folds <= MOST_FOLDS:
+        raise UsageError(f"--folds {job.folds}: from 1 to {MOST_FOLDS}")
     if not len(load_words(job.trusted)):
         raise UsageError(
             f"{job.trusted}: the trusted set is empty", hint="make one with headwater filter-pool --rule"
@@ -155,7 +134,7 @@ def plan_training(pool: Pool, job: Job, *, distrust_cache: bool = False) -> tupl
         InputRef(role="trusted", id=digest_file(job.trusted, ("sha256",)).sha256),
         *(InputRef(role=f"tower {role}", id=sha256) for role, sha256 in sorted(facts.digests.items())),
     ]
-    config = {"towers": facts.name, "held_out": job.held_out, "epochs": job.epochs}
+    config = {"towers": facts.name, "held_out": job.held_out, "epochs": job.epochs, "folds": job.folds}
     return Plan(STEP, VERSION, config, inputs, job.output, kind="folder", seed=job.seed), facts
 
 
@@ -171,12 +150,15 @@ def load_scorer(folder: Path) -> LoadedScorer:
     from headwater.weights import read_weights
 
     card = read_card(folder)
-    weights = folder / WEIGHTS
-    if digest_file(weights, ("sha256",)).sha256 != card.projections_sha256:
-        raise IntegrityError(f"{weights}: is not the file that {CARD} names", hint="fetch or train it again")
-    tensors = read_weights(weights, limit_bytes=MAX_WEIGHTS_BYTES)
-    projections = check_shapes(tensors, card.towers.image_width, card.towers.text_width)
-    return LoadedScorer(card, projections, towers_of(folder, card))
+    for name, sha256 in ((WEIGHTS, card.projections_sha256), (TRAINED, card.trained_sha256)):
+        if digest_file(folder / name, ("sha256",)).sha256 != sha256:
+            raise IntegrityError(
+                f"{folder / name}: is not the file that {CARD} names", hint="fetch or train it again"
+            )
+    models = card.training.folds
+    tensors = read_weights(folder / WEIGHTS, limit_bytes=MAX_WEIGHTS_BYTES)
+    projections = read_ensemble(tensors, models, card.towers.image_width, card.towers.text_width)
+    return LoadedScorer(card, projections, read_trained(folder / TRAINED, models), towers_of(folder, card))
 
 
 def towers_of(folder: Path, card: ScorerCard) -> str:
@@ -190,26 +172,6 @@ def towers_of(folder: Path, card: ScorerCard) -> str:
     return towers
 
 
-def read_card(folder: Path) -> ScorerCard:
-    """The card of a scorer folder."""
-    path = folder / CARD
-    if not folder.is_dir():
-        raise MissingInput(f"{folder}: no such folder", hint="headwater score train makes a scorer")
-    if not path.is_file() or not (folder / WEIGHTS).is_file():
-        raise MissingInput(
-            f"{folder}: is no scorer: it has no {CARD if not path.is_file() else WEIGHTS}",
-            hint="headwater score train makes one",
-        )
-    if path.stat().st_size > MAX_CARD_BYTES:
-        raise IntegrityError(f"{path}: too large for a scorer's card")
-    try:
-        return ScorerCard.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the document"
-        raise IntegrityError(f"{path}: not a scorer/1 card: {where}: {first['msg']}") from error
-
-
 def _train(pool: Pool, job: Job, facts: TowerFacts, work: Work) -> Counts:
     from curate._tower_card import readme
     from headwater.weights import write_weights
@@ -220,20 +182,20 @@ def _train(pool: Pool, job: Job, facts: TowerFacts, work: Work) -> Counts:
     pairs = _pairs.read_pairs(pool, trusted, open_shards(job.shards, Layout()), digests, facts, towers)
     _tell_invalid(pairs, len(trusted))
     parts = split(pairs, job.held_out, job.seed)
-    if len(parts.held_out) < job.held_out or len(parts.training) < LEAST_TRAINING:
-        raise UsageError(
-            f"{job.trusted}: of {len(trusted):,} trusted uids {len(pairs):,} are pairs; held out {len(parts.held_out):,} of "
-            f"{job.held_out:,}, left to train on {len(parts.training):,} (at least {LEAST_TRAINING} are needed)",
-            hint="trust more rows, or give a smaller --held-out",
-        )
+    fold = folds(pairs, parts, job.folds, job.seed)
+    _check_parts(job, len(trusted), pairs, parts, fold)
     text = towers.texts(pairs.captions)
     rows = parts.training
-    projections, loss = fit(
-        pairs.image[rows], text[rows], parts.captions[rows], epochs=job.epochs, seed=job.seed
-    )
-    images = projections.pictures(pairs.image[parts.held_out]).astype(np.float64)
-    similarity = images @ projections.texts(text[parts.held_out]).astype(np.float64).T
-    write_weights(projections.tensors, work.stage / WEIGHTS)
+    image_rows, text_rows = pairs.image[rows], text[rows]
+    with one_thread():
+        ensemble, loss = _fit_folds(image_rows, text_rows, parts.captions[rows], fold, job)
+        images = ensemble.pictures(pairs.image[parts.held_out]).astype(np.float64)
+        similarity = images @ ensemble.texts(text[parts.held_out]).astype(np.float64).T
+        scores = _scores(ensemble, image_rows, text_rows, fold, np.diag(similarity))
+    write_weights(ensemble.tensors, work.stage / WEIGHTS)
+    hashes = np.array([caption_hash(pairs.captions[row]) for row in rows.tolist()], np.uint64)
+    trained = Trained(pairs.uids[rows], fold, hashes, pairs.hashes[rows], job.folds)
+    write_trained(work.stage / TRAINED, trained)
     card = ScorerCard(
         towers=TowersUsed(
             name=facts.name,  # type: ignore[arg-type]
@@ -244,19 +206,21 @@ def _train(pool: Pool, job: Job, facts: TowerFacts, work: Work) -> Counts:
         ),
         width=WIDTH,
         projections_sha256=digest_file(work.stage / WEIGHTS, ("sha256",)).sha256,
+        trained_sha256=digest_file(work.stage / TRAINED, ("sha256",)).sha256,
         pool_id=pool.id,
         trusted_sha256=digest_file(job.trusted, ("sha256",)).sha256,
         training=Training(
             pairs=len(rows),
             left_out=parts.left_out,
+            folds=job.folds,
             epochs=job.epochs,
             batch=min(BATCH, len(rows)),
             learning_rate=LEARNING_RATE,
             weight_decay=WEIGHT_DECAY,
             seed=job.seed,
             last_loss=round(loss, 6) if np.isfinite(loss) else None,
-            mean_similarity=round(_mean_similarity(projections, pairs.image[rows], text[rows]), 6),
         ),
+        scores=scores,
         held_out=_held_out(similarity, job.seed),
     )
     write_json(work.stage / CARD, card.model_dump(mode="json"))
@@ -264,7 +228,7 @@ def _train(pool: Pool, job: Job, facts: TowerFacts, work: Work) -> Counts:
     _write_held_out(work.stage / HELD_OUT, pairs.uids[parts.held_out], similarity)
     if job.towers.startswith(LOCAL):
         copy_clip(job.towers, work.stage / CLIP)
-    work.details.update(card.held_out.model_dump())
+    work.details.update({**card.held_out.model_dump(), "scores": card.scores.model_dump()})
     dropped = {"held out": len(parts.held_out), **parts.left_out}
     return Counts(
         unit="pairs", read=len(trusted), kept=len(rows), dropped=dropped, invalid=dict(pairs.invalid)
@@ -282,9 +246,58 @@ def _tell_invalid(pairs: _pairs.Pairs, trusted: int) -> None:
         say("warning", f"of {trusted:,} trusted uids {sum(pairs.invalid.values()):,} are no pair: {lost}")
 
 
-def _mean_similarity(projections: Projections, image: Any, text: Any) -> float:
-    products = np.einsum("ij,ij->i", projections.pictures(image), projections.texts(text), dtype=np.float64)
-    return float(products.mean())
+def _check_parts(job: Job, trusted: int, pairs: _pairs.Pairs, parts: Split, fold: Ints) -> None:
+    left = len(parts.training)
+    sizes = np.bincount(fold, minlength=job.folds)
+    least = left - int(sizes.max()) if job.folds > 1 else left
+    if len(parts.held_out) < job.held_out or least < LEAST_TRAINING:
+        without = f", {least:,} without the largest of {job.folds} folds" if job.folds > 1 else ""
+        raise UsageError(
+            f"{job.trusted}: of {trusted:,} trusted uids {len(pairs):,} are pairs; held out {len(parts.held_out):,} of "
+            f"{job.held_out:,}, left to train on {left:,}{without} (at least {LEAST_TRAINING} are needed)",
+            hint="trust more rows, or give a smaller --held-out",
+        )
+    if not sizes.all():
+        raise UsageError(
+            f"--folds {job.folds}: the pairs to train on are {int((sizes > 0).sum())} groups of like ones",
+            hint="give fewer folds, or trust rows that differ more",
+        )
+
+
+def _fit_folds(image: Half, text: Half, captions: Ints, fold: Ints, job: Job) -> tuple[Ensemble, float]:
+    """One model without each fold (one of all pairs with a single fold), in one space; and their mean last loss."""
+    models: list[Projections] = []
+    losses = []
+    for number in range(job.folds):
+        seen = fold != number if job.folds > 1 else np.ones(len(fold), bool)
+        title = f"train projections {number + 1} of {job.folds}"
+        model, loss = fit(
+            image[seen], text[seen], captions[seen], epochs=job.epochs, seed=job.seed, title=title
+        )
+        models.append(model)
+        losses.append(loss)
+    return aligned(models, image, text), float(np.mean(losses))
+
+
+def _scores(
+    ensemble: Ensemble, image: Half, text: Half, fold: Ints, held_out: npt.NDArray[np.float64]
+) -> Scores:
+    several = len(ensemble.models) > 1
+    unseen = fold[:, None] == np.arange(len(ensemble.models))
+    seen = _own_scores(ensemble, image, text, ~unseen if several else unseen)
+    out_of_fold = _own_scores(ensemble, image, text, unseen) if several else None
+    return Scores(
+        mean_score_out_of_fold=None if out_of_fold is None else round(float(out_of_fold.mean()), 6),
+        mean_score_held_out=round(float(held_out.mean()), 6),
+        mean_score_seen=round(float(seen.mean()), 6),
+        deviation_out_of_fold=None if out_of_fold is None else round(float(out_of_fold.std()), 6),
+        deviation_held_out=round(float(held_out.std()), 6),
+    )
+
+
+def _own_scores(ensemble: Ensemble, image: Half, text: Half, use: Use) -> npt.NDArray[np.float64]:
+    pictures, texts = ensemble.pictures(image, use), ensemble.texts(text, use)
+    return np.asarray(np.einsum("ij,ij->i", pictures, texts, dtype=np.float64), np.float64)
 
 
 def _held_out(similarity: npt.NDArray[np.float64], seed: int) -> HeldOut:
@@ -293,7 +306,6 @@ def _held_out(similarity: npt.NDArray[np.float64], seed: int) -> HeldOut:
         pairs=len(similarity),
         resamples=_tower_metrics.RESAMPLES,
         confidence=_tower_metrics.CONFIDENCE,
-        mean_similarity=round(float(np.diag(similarity).mean()), 6),
         **{name: Estimate(**facts) for name, facts in found.items()},
     )
 

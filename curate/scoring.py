@@ -195,5 +195,6 @@ def _score_shard(job: _Job) -> tuple[int, int]:
         shard_sha256=job.sha256,
         uids=pa.chunked_array(uids, pa.string()),
         scores=table,
+        required=True,
     )
     return done, tally.nan

@@ -198,6 +198,23 @@ def stored_scores(cache: Path, shard: str, shard_sha256: str) -> list[StoredRef]
     return found
 
 
+def sidecar_fault(cache: Path, ref: ScorerRef | StoredRef, shard: str, shard_sha256: str, rows: int) -> str:
+    """Why the sidecar of one shard cannot be used, from its footer alone; "" when it can."""
+    path = sidecar_path(cache, ref, shard)
+    if not path.is_file():
+        return "is not there"
+    try:
+        with pq.ParquetFile(path) as file:
+            facts = dict(json.loads((file.schema_arrow.metadata or {}).get(METADATA_KEY, b"{}")))
+            if facts.get("shard_sha256") != shard_sha256:
+                return "was made from other bytes of its shard"
+            if file.metadata.num_rows != rows:
+                return f"has {file.metadata.num_rows:,} rows, and its shard {rows:,}"
+            return "" if set(ref.outputs) <= set(file.schema_arrow.names) else "has other columns"
+    except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+        return f"cannot be read ({str(error).splitlines()[0]})"
+
+
 def sidecar_path(cache: Path, ref: ScorerRef | StoredRef, shard: str) -> Path:
     """The sidecar of one shard."""
     return ref.folder(cache) / f"{shard}.parquet"

@@ -88,6 +88,11 @@ def describe_towers(spec: str) -> TowerFacts:
 def open_towers(spec: str, *, device: str = "cpu") -> Towers:
     """The towers, loaded. Raises what `describe_towers` raises, and IntegrityError for weights that are not theirs."""
     facts = describe_towers(spec)
+    if device == "cpu":
+        import torch
+
+        # their layers are small: two threads a process take several times the CPU of one where others work beside it
+        torch.set_num_threads(1)
     return _Clip(spec, device) if facts.name == "local-dir" else _Packaged(device)
 
 

@@ -97,7 +97,9 @@ def _first_problem(model: type[BaseModel], error: ValidationError) -> str:
             field.alias or name for name, field in _model_at(model, first["loc"][:-1]).model_fields.items()
         ]
         return f"unknown key {place!r}: {nearest(str(first['loc'][-1]), keys)}{more}"
-    return f"{place}: {first['msg']}{more}"
+    return (
+        f"{place}: {first['msg'].removeprefix('Value error, ')}{more}"  # pydantic's word for our own checks
+    )
 
 
 def _model_at(model: type[BaseModel], place: tuple[int | str, ...]) -> type[BaseModel]:

@@ -139,7 +139,7 @@ def locked(private: Path, output: Path) -> Iterator[None]:
         except BlockingIOError:
             os.close(fd)
             raise Locked(
-                f"{output}: another process is writing it", hint="wait for it, or choose another -o"
+                f"{output}: another process is writing it", hint="wait for it, then run again"
             ) from None
         except OSError as error:
             os.close(fd)

@@ -37,6 +37,8 @@ COST: Cost = "costly"
 
 NOT_RETRIEVED = 2**31 - 1
 POOL_ROWS = 65_536
+# the clause `sample` draws by the same hash of uid and seed: without a salt both would take the same rows
+SALT = np.uint64(0x4E4541524553545F)  # "NEAREST_"
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,7 @@ def _sampled(data: PoolData, target: Target, config: Config) -> Iterator[Found]:
     data.note("clusters_hit", int(hit.sum()))
     held: list[npt.NDArray[Any]] = []
     first = 0
-    seed = mix(np.array([config.seed & (2**64 - 1)], np.uint64))
+    seed = mix(np.array([config.seed & (2**64 - 1)], np.uint64) ^ SALT)
     for shard in data.shards:
         columns = stored.columns(shard)
         cluster = columns["cluster"].combine_chunks().fill_null(-1).to_numpy()

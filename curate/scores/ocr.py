@@ -154,7 +154,7 @@ class Scorer:
         rows: list[dict[str, Any]] = []
         for picture in batch:
             try:
-                rows.append(self._row(picture.open(), picture.caption_of_pool))
+                rows.append(self._row(picture.open(), picture.caption_of_pool, picture.uid))
             except (PictureError, NoBoxes):
                 rows.append({})
         return {
@@ -162,7 +162,7 @@ class Scorer:
             for name, kind in outputs.items()
         }
 
-    def _row(self, image: Image, caption: str | None) -> dict[str, Any]:
+    def _row(self, image: Image, caption: str | None, uid: str) -> dict[str, Any]:
         from PIL import Image as image_module
 
         from curate._ocr_boxes import covered, fill, heights
@@ -183,9 +183,8 @@ class Scorer:
             row["ocr_text"], row["text_words"] = text, len(read)
             row["text_overlap"] = len(wanted & set(read)) / len(wanted) if wanted else None
         if self._masked is not None and caption and caption.strip():
-            if len(quads):
-                image = image_module.fromarray(fill(np.asarray(image), quads, seen.size))
-            row["clip_masked_similarity_score"] = self._masked.score(image, caption)
+            shown = image_module.fromarray(fill(np.asarray(image), quads, seen.size)) if len(quads) else image
+            row["clip_masked_similarity_score"] = self._masked.score(shown, caption, uid=uid, unmasked=image)
         return row
 
     def _line(self, seen: Image, quad: Any) -> str:

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from curate import _tower_metrics as metrics
 from curate._pairs import Pairs, difference_hash, plain_caption
-from curate._tower_split import NEAR, split
+from curate._tower_split import NEAR, folds, split
 from curate.pool import Pool
+from curate.subset import to_hex
 from headwater.errors import BadInputs
 from headwater.steps import RunOptions
 from tests.curate import tower_kit as kit
@@ -106,6 +107,51 @@ def test_nothing_like_a_held_out_pair_is_trained_on(
     assert len(others) == sum(parts.left_out.values())
     assert len(held) <= count and (len(held) == count or not rest)
     assert parts.held_out.tolist() == split(pairs, count, seed).held_out.tolist()
+
+
+def test_a_random_share_of_the_pool_is_not_the_held_out_pairs_first() -> None:
+    from curate.clauses import mix
+
+    pairs = pairs_of([(n, 0, n * 0x1234567891ABCDEF % 2**64) for n in range(2000)])
+    held = split(pairs, 200, 7).held_out
+    words, key = pairs.uids, mix(np.array([7], np.uint64))  # as the clause `sample` orders rows
+    share = np.argsort(mix(words[:, 0] ^ mix(words[:, 1] ^ key)))[:600]
+    assert np.isin(held, share).mean() == pytest.approx(0.3, abs=0.12)
+
+
+@settings(max_examples=150)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 20), st.integers(0, 20), st.sampled_from([0, 1, 31, 2**40, 2**50 - 1, 2**63 + 1])
+        ),
+        max_size=25,
+    ),
+    st.integers(1, 5),
+    st.integers(0, 3),
+)
+def test_no_two_folds_have_pairs_that_are_like_each_other(
+    rows: list[tuple[int, int, int]], count: int, seed: int
+) -> None:
+    pairs = pairs_of(rows)
+    parts = split(pairs, 2, seed)
+    fold = folds(pairs, parts, count, seed)
+    chosen = [rows[row] for row in parts.training.tolist()]
+
+    def like(a: tuple[int, int, int], b: tuple[int, int, int]) -> bool:
+        return a[0] == b[0] or a[1] == b[1] != 0 or (a[2] ^ b[2]).bit_count() <= NEAR
+
+    groups: list[list[int]] = []  # joined one row at a time
+    for number, row in enumerate(chosen):
+        joined = [group for group in groups if any(like(row, chosen[other]) for other in group)]
+        groups = [group for group in groups if group not in joined] + [[number, *sum(joined, [])]]
+    assert len(fold) == len(chosen) and set(fold.tolist()) <= set(range(count))
+    for group in groups:
+        assert len({int(fold[number]) for number in group}) == 1
+    sizes = np.bincount(fold, minlength=count)
+    assert sizes.max() - sizes.min() <= max((len(group) for group in groups), default=0)
+    assert (sizes > 0).sum() == min(count, len(groups))
+    assert fold.tolist() == folds(pairs, parts, count, seed).tolist()
 
 
 @given(
@@ -210,6 +256,7 @@ def test_a_scorer_is_written_whole_and_reads_back(
         "projections.safetensors",
         "scorer.json",
         "step.json",
+        "trained.parquet",
     } == {path.name for path in job.output.iterdir()}
     loaded = training.load_scorer(job.output)
     assert loaded.card.training.pairs == counts.kept and loaded.card.held_out.pairs == 12
@@ -217,8 +264,10 @@ def test_a_scorer_is_written_whole_and_reads_back(
     ranks = np.array(held["image_to_text_rank"])
     assert loaded.card.held_out.image_to_text_r5.value == pytest.approx((ranks <= 5).mean(), abs=1e-6)
     mean = np.array(held["similarity"]).mean()
-    assert loaded.card.held_out.mean_similarity == pytest.approx(mean, abs=1e-5)
+    assert loaded.card.scores.mean_score_held_out == pytest.approx(mean, abs=1e-5)
     assert held.num_rows == 12 and held["uid"].to_pylist() == sorted(held["uid"].to_pylist())
+    assert len(loaded.projections.models) == 5 and len(loaded.trained.uids) == counts.kept
+    assert not set(held["uid"].to_pylist()) & set(to_hex(loaded.trained.uids))
     page = (job.output / "README.md").read_text()
     assert f"{counts.kept:,} pairs" in page and loaded.card.pool_id in page
     # again: equal bytes, and no picture is read twice
@@ -238,7 +287,7 @@ def test_layout_of_pool_and_tars_decides_nothing(tmp_path: Path, clip: Path) -> 
     others = kit.write_tars(tmp_path / "others", [(uid_of(n), kit.picture(n)) for n in order[::-1]], tars=5)
     two = run(mixed, job_of(tmp_path, others, trusted, clip, "two"))
     first, second = digests(one.path), digests(two.path)
-    for name in ("projections.safetensors", "held_out.parquet"):
+    for name in ("projections.safetensors", "held_out.parquet", "trained.parquet"):
         assert first[name] == second[name]
 
 

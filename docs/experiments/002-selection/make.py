@@ -23,19 +23,22 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 COMMAND = [sys.executable, "-P", "-m", "headwater.cli"]
+SCORE = "two_tower_similarity"
 # name -> a named filter with its parameters (SHARDS, ENTRIES and VOTES are filled in), or None for rules/NAME.yaml
 FILTERS: dict[str, list[str] | None] = {
+    "random": ["fraction=0.3"],
     "basic_filter": [],
     "text_based": [],
-    "exact_duplicates": [],
-    "near_duplicate_captions": [],
-    "near_duplicate_pictures": ["shards=SHARDS"],
+    "exact_duplicates": [f"best={SCORE}"],
+    "near_duplicate_captions": [f"best={SCORE}"],
+    "near_duplicate_pictures": ["shards=SHARDS", f"best={SCORE}"],
     "two_tower": None,
-    "negcliploss": None,
-    "semdedup": None,
-    "density": None,
-    "ssp": None,
-    "hierarchy": None,
+    "negcliploss": ["arch=two_tower", "fraction=0.3"],
+    "semdedup": ["arch=two_tower", "k=20"],
+    "density": ["arch=two_tower", "fraction=0.5", "k=100"],
+    "ssp": ["arch=two_tower", "fraction=0.5", "k=100"],
+    "d4": ["arch=two_tower", "fraction=0.5", "k=100"],
+    "hierarchy": ["arch=two_tower", "fraction=0.3", "levels=300,50,10"],
     "metaclip": ["entries=ENTRIES", "t=20"],
     "vote": ["votes=VOTES", "threshold=0.5"],
     "two_tower_deduplicated": None,
@@ -86,7 +89,8 @@ def train(pool: Path, shards: Path, work: Path, seeds: int) -> dict[str, Any]:
         )
         found[str(seed)] = {
             "counts": made["counts"],
-            "held_out": made["details"],
+            "held_out": {k: v for k, v in made["details"].items() if k != "scores"},
+            "scores": made["details"]["scores"],
             "cpu_seconds": round(made["energy"]["cpu_seconds"], 1),
             "seconds": round(made["energy"]["duration_seconds"], 1),
         }
@@ -157,25 +161,40 @@ def untrusted_area(pool: Path, trusted: set[str]) -> dict[str, float | int]:
 
 
 def mean_scores(pool: Path, trusted: set[str], scorer: Path) -> dict[str, dict[str, float | int]]:
-    """Mean similarity of pairs that were trained on (or left out beside them), held out, and not trusted at all."""
+    """Similarity of pairs that were trained on (and scored out of fold), held out, left out beside those, and not trusted."""
+    import pyarrow.parquet as pq
+
     held = held_out(scorer)
-    groups: dict[str, list[float]] = {"trusted, not held out": [], "held out": [], "not trusted": []}
+    trained = set(pq.read_table(scorer / "trained.parquet", columns=["uid"])["uid"].to_pylist())
+    groups: dict[str, list[float]] = {"trained": [], "held out": [], "left out": [], "not trusted": []}
     for row in query(pool, "select uid, two_tower_similarity as score from pool"):
         if row["score"] is not None:
-            group = "held out" if row["uid"] in held else "trusted, not held out"
-            groups[group if row["uid"] in trusted else "not trusted"].append(row["score"])
-    return {name: {"rows": len(s), "mean": round(float(np.mean(s)), 4)} for name, s in groups.items()}
+            uid = row["uid"]
+            group = "trained" if uid in trained else "held out" if uid in held else "left out"
+            groups[group if uid in trusted else "not trusted"].append(row["score"])
+    return {
+        name: {
+            "rows": len(s),
+            "mean": round(float(np.mean(s)), 4),
+            "deviation": round(float(np.std(s)), 4),
+        }
+        for name, s in groups.items()
+    }
 
 
 def features(pool: Path, name: str) -> Any:
     """An array of all rows, float32, in the order of the pool's shards."""
-    folders = sorted((pool / ".headwater" / "features").glob("two_tower-*"))
+    folders = sorted(
+        (pool / ".headwater" / "features").glob("two_tower-*"), key=lambda path: path.stat().st_mtime
+    )
     parts = [np.load(path, allow_pickle=False)[name] for path in sorted(folders[-1].glob("*.npz"))]
     return np.concatenate(parts).astype(np.float32)
 
 
 def describe(pool: Path, work: Path, names: list[str]) -> dict[str, Any]:
     """What each filter keeps."""
+    import pyarrow.parquet as pq
+
     repeated = {
         row["uid"]
         for row in query(
@@ -188,6 +207,7 @@ def describe(pool: Path, work: Path, names: list[str]) -> dict[str, Any]:
     }
     trusted = uids(work / "trusted.npy")
     held = held_out(work / "scorer-s0")
+    trained = set(pq.read_table(work / "scorer-s0" / "trained.parquet", columns=["uid"])["uid"].to_pylist())
     found = {}
     for name, kept in {
         "the pool": set(facts),
@@ -199,6 +219,7 @@ def describe(pool: Path, work: Path, names: list[str]) -> dict[str, Any]:
             "share": len(kept) / len(facts),
             "shared_titles_kept": len(kept & repeated) / len(repeated),
             "held_out_kept": len(kept & held) / len(held),
+            "trained_kept": len(kept & trained) / len(trained),
             "distinct_titles": len({facts[uid]["text"] for uid in kept}),
             "distinct_files": len({facts[uid]["sha256"] for uid in kept}),
             "trusted": len(kept & trusted) / len(kept),
@@ -218,12 +239,20 @@ def tables(results: dict[str, Any]) -> str:
         lines.append(f"| {name} | " + " | ".join(shown) + f" | {cells[0]['chance']:g} |")
     lines += [
         "",
-        "| filter | rows | share | of the held-out pairs | of rows with a shared title | titles | files | trusted |",
+        "| mean score of true pairs | " + " | ".join(f"seed {seed}" for seed in results["scorers"]) + " |",
     ]
-    lines.append("| --- |" + " --- |" * 7)
+    lines.append("| --- |" + " --- |" * len(results["scorers"]))
+    for name in next(iter(results["scorers"].values()))["scores"]:
+        cells = [facts["scores"][name] for facts in results["scorers"].values()]
+        lines.append(f"| {name} | " + " | ".join(f"{cell:.3f}" for cell in cells) + " |")
+    lines += [
+        "",
+        "| filter | rows | share | held-out pairs kept | trained pairs kept | rows with a shared title kept | titles | files | trusted |",
+    ]
+    lines.append("| --- |" + " --- |" * 8)
     for name, f in results["filters"].items():
         lines.append(
-            f"| {name} | {f['rows']:,} | {f['share']:.1%} | {f['held_out_kept']:.1%} | {f['shared_titles_kept']:.1%} | "
+            f"| {name} | {f['rows']:,} | {f['share']:.1%} | {f['held_out_kept']:.1%} | {f['trained_kept']:.1%} | {f['shared_titles_kept']:.1%} | "
             f"{f['distinct_titles']:,} | {f['distinct_files']:,} | {f['trusted']:.1%} |"
         )
     order = results["overlap"]["order"]

@@ -116,3 +116,15 @@ def test_the_named_filter() -> None:
     rule = named_rule("hierarchy", {"arch": "l14", "fraction": 0.2, "levels": "50,5"})
     assert rule.keep[0].sql == "hierarchy_share < 0.2"
     assert rule.scores[0].config["levels"] == "50,5"
+
+
+def test_random_picks_are_not_those_of_the_clause_sample(tmp_path: Path) -> None:
+    """One cluster, rows in the order of a hash: another one than the clause `sample` has."""
+    from curate.clauses import sample
+
+    rng = np.random.default_rng(3)
+    pool = feature_pool(tmp_path / "pool", {"l14_img": rng.normal(size=(400, 4)).astype(np.float32)})
+    share = scored(pool, "hierarchy", levels="1", pick="random")["hierarchy_share"].to_numpy()
+    words = np.stack([np.zeros(400, np.uint64), np.arange(400, dtype=np.uint64)], axis=1)
+    drawn = sample(words, 0.5, 0)
+    assert 60 < int(np.count_nonzero(drawn & (share < 0.5))) < 140

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from curate._grouped import SALT
 from curate.clauses import mix
 from curate.rules import named_rule
 from headwater.errors import UsageError
@@ -20,7 +21,7 @@ from tests.curate.feature_kit import feature_pool, scored, scored_with_facts
 def hashed(number: int, seed: int) -> int:
     """The key of --keep random: of the two words of the uid, which here is the number."""
     words = np.array([0, number, seed], np.uint64)
-    return int(mix(words[:1] ^ mix(words[1:2] ^ mix(words[2:])))[0])
+    return int(mix(words[:1] ^ mix(words[1:2] ^ mix(words[2:] ^ SALT)))[0])
 
 
 def by_definition(

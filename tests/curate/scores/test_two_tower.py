@@ -12,6 +12,7 @@ from PIL import Image
 from curate.features import open_features
 from curate.pool import Pool
 from curate.scores import two_tower
+from curate.subset import to_hex
 from headwater.errors import UsageError
 from headwater.steps import RunOptions
 from tests.curate import tower_kit as kit
@@ -42,12 +43,16 @@ def test_scores_are_cosines_of_projected_rows(world: tuple[Path, Path, Path]) ->
     found = np.array(scored(pool, "two_tower", shards=tars, scorer=folder, batch=7)["two_tower_similarity"])
     scorer = training.load_scorer(folder)
     towers = open_towers(scorer.towers)
+    fold = dict(zip(to_hex(scorer.trained.uids), scorer.trained.fold.tolist(), strict=True))
+    assert 0 < len(fold) < 48
     expected, images, texts = [], [], []
     for number in range(48):
         with Image.open(io.BytesIO(kit.picture(number))) as image:
             picture = towers.pictures([towers.prepare(image.convert("RGB"))])
-        u = scorer.projections.pictures(picture)[0]
-        v = scorer.projections.texts(towers.texts([kit.caption(number)]))[0]
+        # a trained pair by the projections without its fold, any other one by all
+        use = np.array([[uid_of(number) not in fold or fold[uid_of(number)] == f for f in range(5)]])
+        u = scorer.projections.pictures(picture, use)[0]
+        v = scorer.projections.texts(towers.texts([kit.caption(number)]), use)[0]
         images.append(u)
         texts.append(v)
         expected.append(float(u @ v))
