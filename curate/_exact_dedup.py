@@ -19,13 +19,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from curate._order import order_of, sort_keys
 from curate.clauses import absent, mix
 from headwater.files import atomic_file, named_io
 
 ROWS_AT_ONCE = 4 << 20
 CACHE_ROWS = 1 << 15  # hashes of one range, and their table, stay in the L2 cache
 MAX_PIECES = 1 << 20  # of shards and ranges
-WRITE_RANGES = 256
 MAX_SLOT_BITS = 25  # 128 MB
 NOBODY = np.uint32(2**32 - 1)
 _TOP = np.uint64(48)
@@ -74,26 +74,42 @@ def candidates(parts: Sequence[Keys], at_most: int, folder: Path, name: str) -> 
     )
     bounds = [[0, *np.searchsorted(m, cuts).tolist(), len(m)] for m in maps]
     files = [folder / f"{name}.{number}.candidates" for number in range(len(parts))]
-    waiting: list[list[U64]] = [[] for _ in parts]
+    masks = np.array([(1 << part.bits) - 1 for part in parts], np.uint64)
+    waiting: list[tuple[Any, U64]] = []
+    small = np.min_scalar_type(len(parts))  # numpy sorts small numbers by radix
     for path in files:
         path.unlink(missing_ok=True)
+    held = 0
     for number in range(1 << common):
         pieces = [m[b[number] : b[number + 1]] for m, b in zip(maps, bounds, strict=True)]
         for chosen in _thinned(pieces, bits):
-            for part, keys in _repeated(chosen, bits, common, at_most):
-                waiting[part].append(keys & np.uint64((1 << parts[part].bits) - 1))
-        if number % WRITE_RANGES == WRITE_RANGES - 1 or number == (1 << common) - 1:
-            for path, rows in zip(files, waiting, strict=True):
-                if rows:
-                    with named_io(path), open(path, "ab") as handle:
-                        handle.write(np.concatenate(rows).data)
-                    rows.clear()
+            codes, keys = _repeated(chosen, bits, common, at_most)
+            waiting.append((codes.astype(small), keys))
+            held += len(keys)
+        if held and (held >= ROWS_AT_ONCE // 2 or number == (1 << common) - 1):
+            _add_rows(files, waiting, masks)
+            waiting.clear()
+            held = 0
     found = {part.shard: path for part, path in zip(parts, files, strict=True) if path.exists()}
     for path in found.values():
-        chosen_rows = np.sort(np.fromfile(path, np.int64))
+        chosen_rows = sort_keys(np.fromfile(path, np.uint64)).view(np.int64)
         with atomic_file(path, durable=False) as handle:
             np.save(handle, chosen_rows, allow_pickle=False)
     return {shard: str(path) for shard, path in found.items()}
+
+
+def _add_rows(files: Sequence[Path], found: Sequence[tuple[Any, U64]], masks: U64) -> None:
+    """Append the row numbers in keys to the file of the part that each came from."""
+    codes = np.concatenate([part for part, _ in found])
+    rows = np.concatenate([keys for _, keys in found])
+    rows &= masks.take(codes)
+    order = np.argsort(codes, kind="stable")
+    codes, rows = codes.take(order), rows.take(order)
+    starts = [0, *(np.flatnonzero(codes[1:] != codes[:-1]) + 1).tolist()]
+    for first, last in zip(starts, [*starts[1:], len(rows)], strict=True):
+        path = files[int(codes[first])]
+        with named_io(path), open(path, "ab") as handle:
+            handle.write(rows[first:last].data)
 
 
 def _range_bits(rows: int, parts: int) -> int:
@@ -114,13 +130,16 @@ def _thinned(pieces: list[Any], bits: int) -> Iterator[list[Any]]:
         yield [p[mix(p >> np.uint64(bits)) % np.uint64(shares) == np.uint64(share)] for p in pieces]
 
 
-def _repeated(pieces: Sequence[Any], bits: int, common: int, at_most: int) -> Iterator[tuple[int, U64]]:
-    """(piece, keys) whose hash bits occur more than `at_most` times in the pieces together; `common` upper bits are equal."""
-    starts = np.cumsum([0, *map(len, pieces)])
+def _repeated(pieces: Sequence[Any], bits: int, common: int, at_most: int) -> tuple[Rows, U64]:
+    """Keys whose hash bits occur more than `at_most` times in the pieces together, and the number of the piece of each.
+
+    The `common` upper bits are equal in all.
+    """
+    ends = np.cumsum([*map(len, pieces)])
     keys = np.concatenate([np.zeros(0, np.uint64), *pieces])
     places = crowded(keys, bits, common)
     if len(places) <= at_most:
-        return
+        return np.zeros(0, np.int64), np.zeros(0, np.uint64)
     n = len(places)
     low = np.uint64((n - 1).bit_length())
     packed = keys.take(places) >> np.uint64(bits) << np.uint64(bits)
@@ -128,14 +147,11 @@ def _repeated(pieces: Sequence[Any], bits: int, common: int, at_most: int) -> It
     packed >>= low
     packed <<= low
     packed |= np.arange(n, dtype=np.uint64)
-    packed.sort()
+    packed = sort_keys(packed)
     mask = (np.uint64(1) << low) - np.uint64(1)
     tied = runs_above(packed >> low, at_most)
-    found = places.take(np.sort((packed[tied] & mask).view(np.int64)))
-    bounds = np.searchsorted(found, starts).tolist()
-    for number in range(len(pieces)):
-        if bounds[number + 1] > bounds[number]:
-            yield number, keys.take(found[bounds[number] : bounds[number + 1]])
+    found = places.take((packed[tied] & mask).view(np.int64))
+    return np.searchsorted(ends, found, "right"), keys.take(found)
 
 
 def crowded(keys: U64, bits: int = 0, common: int = 0) -> Rows:
@@ -178,11 +194,14 @@ class Surplus:
 
     def __init__(self, keys: int, ways: Sequence[str], at_most: int) -> None:
         self._keys, self._ways, self._at_most = keys, list(ways), at_most
-        self._best: pa.Table | None = None
+        self._best: tuple[pa.Table, Rows] | None = None  # rows of a table, taken out when more are added
 
     def add(self, table: pa.Table) -> pa.Table:
         """(part, row) of rows that are one too many among everything added so far."""
-        table = table if self._best is None else pa.concat_tables([self._best, table])
+        best, self._best = self._best, None
+        if best is not None:
+            table = pa.concat_tables([best[0].take(pa.array(best[1])), table])
+        del best
         table = table.combine_chunks()
         n = table.num_rows
         groups = _groups([table[f"k{i}"] for i in range(self._keys)], n)
@@ -193,8 +212,8 @@ class Surplus:
         first = np.flatnonzero(np.concatenate([[True], sorted_groups[1:] != sorted_groups[:-1]])[:n])
         nth = np.arange(n) - np.repeat(first, np.diff(np.append(first, n)))
         keep = nth < self._at_most
-        self._best = table.take(pa.array(np.sort(order[keep])))
-        return table.select(["part", "row"]).take(pa.array(np.sort(order[~keep])))
+        self._best = table, np.sort(order[keep])
+        return table.select(["part", "row"]).take(pa.array(order[~keep]))
 
 
 def _groups(columns: list[pa.ChunkedArray], n: int) -> npt.NDArray[np.uint64]:
@@ -233,10 +252,11 @@ def _digest_codes(words: U64) -> tuple[U64, int]:
     """Numbers of 256-bit values: sorted by their first word, which a collision alone makes equal for different values."""
     table = words.reshape(-1, 4)
     n = len(table)
-    order = np.argsort(table[:, 0])
-    ordered = table[order]
+    order = order_of(np.ascontiguousarray(table[:, 0]))
+    ordered = table.take(order, 0)
     differs = np.zeros(n, bool)
-    differs[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    for word in range(4):
+        differs[1:] |= ordered[1:, word] != ordered[:-1, word]
     same_head = ordered[1:, 0] == ordered[:-1, 0]
     if (differs[1:] & same_head).any():
         order = np.lexsort(table.T[::-1])
@@ -278,8 +298,8 @@ def _order(groups: U64, ranks: list[U64], place: dict[str, Any]) -> Rows:
         packed = packed << np.uint64(bits) | rank
     if used <= 48:
         packed = packed << np.uint64(64 - used) | place["uid_hi"] >> np.uint64(used)
-        order = np.argsort(packed)
-        ordered = packed[order]
+        order = order_of(packed)
+        ordered = packed.take(order)
         if not (ordered[1:] == ordered[:-1]).any():
             return order
     keys = (place["row"], place["part"], place["uid_lo"], place["uid_hi"], *reversed(ranks), groups)

@@ -24,7 +24,8 @@ LENGTH_BYTES = 4
 STEP_ROWS = 1792  # the digits of one step stay in the L2 cache
 SPARE_BYTES = 1 << 20
 MAX_TURNED_ROWS = 4 << 20
-PREFIX_COLUMN = "sha256_prefix"  # of the side index
+# columns of the side index: the first 64 bits of each digest, and the three other words
+PREFIX_COLUMN, REST_COLUMN = "sha256_prefix", "sha256_rest"
 
 Bytes = npt.NDArray[np.uint8]
 U64 = npt.NDArray[np.uint64]
@@ -56,6 +57,8 @@ def heads(block: Any, name: str) -> tuple[U64, Bad | None] | None:
 
 def chosen_digests(block: Any, name: str, rows: npt.NDArray[np.int64]) -> U64 | None:
     """(k, 4) words of the digests of some rows, ascending and known to be digests; None when Arrow must read them."""
+    if isinstance(block, IndexBlock):
+        return _index_digests(block, rows)
     found = _chosen(block, name, rows, DIGITS)
     if found is None:
         return None
@@ -67,6 +70,8 @@ def chosen_digests(block: Any, name: str, rows: npt.NDArray[np.int64]) -> U64 | 
 
 def chosen_uids(block: Any, rows: npt.NDArray[np.int64]) -> U64 | None:
     """(k, 2) words of the uids of some rows, ascending; None when one is unusual or malformed."""
+    if isinstance(block, IndexBlock):
+        return np.stack([block.column(name)[rows] for name in ("uid_hi", "uid_lo")], axis=1)
     found = _chosen(block, "uid", rows, 32)
     if found is None or not int(np.bitwise_and.reduce(found, axis=None)) & 0x20:  # no upper case
         return None
@@ -74,6 +79,18 @@ def chosen_uids(block: Any, rows: npt.NDArray[np.int64]) -> U64 | None:
         return np.frombuffer(binascii.unhexlify(found), ">u8").astype("<u8").reshape(-1, 2)
     except ValueError:
         return None
+
+
+def _index_digests(block: IndexBlock, rows: npt.NDArray[np.int64]) -> U64 | None:
+    if not {PREFIX_COLUMN, REST_COLUMN} <= block.names.keys():
+        return None
+    out = np.empty((len(rows), 4), "<u8")
+    out[:, 0] = numbers(block.column(PREFIX_COLUMN))[0][rows]
+    rest = block.column(REST_COLUMN)
+    if not isinstance(rest, np.ndarray):
+        rest = np.frombuffer(rest.buffers()[1], "V24", len(rest), 24 * rest.offset)
+    out[:, 1:] = rest[rows].view("<u8").reshape(-1, 3)
+    return out
 
 
 class UidsByRow:

@@ -1,6 +1,6 @@
 """The two questions of a dedup clause: which rows may repeat, and what their whole keys are (see curate._exact_dedup).
 
-A column named `sha256` that holds text is compared as 256-bit digests, read from its pages or from the prefixes in the side index:
+A column named `sha256` that holds text is compared as 256-bit digests, read from its pages or from the side index:
 digits of either case are equal, and a row whose value is not 64 hex digits has no key. Every other column is compared as it is.
 """
 
@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from curate._exact_dedup import ROWS_AT_ONCE, Keys, Surplus, candidates, write_keys
-from curate._exact_dedup_pages import digests
+from curate._exact_dedup_pages import PREFIX_COLUMN, REST_COLUMN, digests
 from curate.clauses import DedupState, Scope, State, absent
 from curate.pool import family
 from curate.rules import Dedup
@@ -40,12 +40,12 @@ class KeyQuestion:
     @property
     def columns(self) -> set[str]:
         """What is read from blocks besides prefixes of digests."""
-        return set() if self.prefixes else set(self.clause.by)
+        return set() if self.index_columns else set(self.clause.by)
 
     @property
-    def prefixes(self) -> bool:
-        """Whether the prefixes in the side index answer this."""
-        return _by_digest(self.clause, self.types)
+    def index_columns(self) -> set[str]:
+        """Columns of the side index that stand for the key."""
+        return {PREFIX_COLUMN} if _by_digest(self.clause, self.types) else set()
 
     def start(self) -> list[_Seen]:
         return []
@@ -105,11 +105,20 @@ class RepeatQuestion:
     candidates: Mapping[str, str]  # shard -> file of row numbers
     absent: Mapping[str, str]
     of_survivors: bool = True
-    raw: bool = True  # whole keys are not in the side index
 
     @property
     def columns(self) -> set[str]:
-        return {*self.clause.by, *self.clause.order}
+        """What is read from blocks besides digests."""
+        return set(self.clause.order) if self.index_columns else {*self.clause.by, *self.clause.order}
+
+    @property
+    def index_columns(self) -> set[str]:
+        return {PREFIX_COLUMN, REST_COLUMN} if _by_digest(self.clause, self.types) else set()
+
+    @property
+    def raw(self) -> bool:
+        """Whether only the shard itself answers: candidates of other keys are few, and its rows are in their order."""
+        return not self.index_columns
 
     def start(self) -> list[tuple[str, pa.Table]]:
         return []
@@ -120,19 +129,23 @@ class RepeatQuestion:
         file, place = self.candidates.get(scope.shard), scope.row_numbers()
         if file is None or not scope.rows:
             return answer
-        assert isinstance(place, slice)  # blocks of the shard itself
         chosen = np.load(file, mmap_mode="r", allow_pickle=False)
-        first, last = np.searchsorted(chosen, [place.start, place.stop])
-        rows = np.asarray(chosen[first:last]) - place.start
+        if isinstance(place, slice):
+            first, last = np.searchsorted(chosen, [place.start, place.stop])
+            numbers_ = np.asarray(chosen[first:last])
+            rows = numbers_ - place.start
+        else:
+            wanted = np.zeros(int(max(place.max(), chosen[-1])) + 1, bool)
+            wanted[chosen] = True
+            rows = np.flatnonzero(wanted[place])
+            numbers_ = place[rows]
         if len(rows):
-            answer.append((scope.shard, self._table(scope, rows)))
+            answer.append((scope.shard, self._table(scope, rows, numbers_)))
         return answer
 
-    def _table(self, scope: Scope, rows: npt.NDArray[np.int64]) -> pa.Table:
+    def _table(self, scope: Scope, rows: npt.NDArray[np.int64], numbers_: npt.NDArray[np.int64]) -> pa.Table:
         words = scope.some_uids(rows)
-        place = scope.row_numbers()
-        assert isinstance(place, slice)
-        columns: dict[str, Any] = {"uid_hi": words[:, 0], "uid_lo": words[:, 1], "row": rows + place.start}
+        columns: dict[str, Any] = {"uid_hi": words[:, 0], "uid_lo": words[:, 1], "row": numbers_}
         needed = np.zeros(scope.rows, bool)
         needed[rows] = True
         for prefix, names in (("k", self.clause.by), ("o", list(self.clause.order))):

@@ -34,7 +34,8 @@ def column_view(
     schema = metadata.schema.column(column)
     facts = metadata.row_group(row_group).column(column)
     rows = facts.num_values
-    width = _TYPES.get(schema.physical_type)
+    binary = schema.physical_type == "FIXED_LEN_BYTE_ARRAY"
+    width = schema.length if binary else _TYPES.get(schema.physical_type)
     start = facts.data_page_offset
     usual = (
         schema.max_definition_level == 0
@@ -57,9 +58,8 @@ def column_view(
         or first + rows * width > len(data)
     ):
         return None
-    stored = np.frombuffer(
-        data, np.dtype(f"<{'f' if schema.physical_type in ('FLOAT', 'DOUBLE') else 'i'}{width}"), rows, first
-    )
+    kind = "V" if binary else "<f" if schema.physical_type in ("FLOAT", "DOUBLE") else "<i"
+    stored = np.frombuffer(data, np.dtype(f"{kind}{width}"), rows, first)
     if stored.dtype == dtype:
         return stored
     if stored.dtype.kind == "i" and dtype.kind in "iu":

@@ -4,8 +4,9 @@
 
 One file per shard, uncompressed, no nulls where the shard has none: `uid_hi`, `uid_lo` (the uid as two u64), `row` (where the row
 lies in the shard), the sizes in the narrowest integer that holds them all, `n_words` and `n_chars` of the caption (exact), every
-float column, and `sha256_prefix` (the first 64 bits of the picture's digest). It carries the sha256 of the shard it was made
-from and is ignored, with a word, when the shard has changed. Building one costs about as much as two queries of the pool.
+float column, and the picture's digest: `sha256_prefix` (its first 64 bits) and `sha256_rest` (24 bytes). It carries the sha256
+of the shard it was made from and is ignored, with a word, when the shard has changed. Building one costs about as much as two
+queries of the pool.
 """
 
 from __future__ import annotations
@@ -22,20 +23,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curate._captions import count_captions_any
-from curate._exact_dedup_pages import digests
+from curate._exact_dedup_pages import PREFIX_COLUMN, REST_COLUMN, digests
 from curate._memory import tune_process
+from curate._order import order_of
 from curate.pool import Pool, Shard, family
 from curate.sidecars import METADATA_KEY
-from curate.views import Column, IndexView, RawView
+from curate.views import Column, IndexView, RawView, index_footer
 from headwater.console import say, track
 from headwater.errors import IntegrityError
 from headwater.executor import Executor
 from headwater.files import atomic_file, named_io, remove_stale_temporaries
 
-VERSION = 2  # 2: sha256_prefix is null unless all 64 digits are hex
+VERSION = 3  # 2: sha256_prefix is null unless all 64 digits are hex; 3: sha256_rest
 ROW_GROUP_ROWS = 131_072
 SIZES = ("original_width", "original_height")
-OWN_COLUMNS = frozenset({"uid_hi", "uid_lo", "row", "n_words", "n_chars", "sha256_prefix"})
+OWN_COLUMNS = frozenset({"uid_hi", "uid_lo", "row", "n_words", "n_chars", PREFIX_COLUMN, REST_COLUMN})
 
 
 def index_path(cache: Path, shard: str) -> Path:
@@ -49,7 +51,7 @@ def index_view(cache: Path, shard: Shard, sha256: str) -> IndexView | None:
     if not path.is_file():
         return None
     try:
-        footer = pq.read_metadata(path)
+        footer = index_footer(path)
         facts = dict(json.loads((footer.metadata or {}).get(METADATA_KEY, b"{}")))
         if facts.get("shard_sha256") == sha256 and footer.num_rows != shard.rows:
             raise ValueError(f"{footer.num_rows:,} rows for the shard's {shard.rows:,}")
@@ -141,7 +143,9 @@ def _index_shard(job: _Job) -> int:
                 pieces.setdefault("n_words", []).append(_masked(n_words))
                 pieces.setdefault("n_chars", []).append(_masked(n_chars))
             elif name == "sha256":
-                pieces.setdefault("sha256_prefix", []).append(_prefixes(_array(block.column(name))))
+                prefixes, rests = _digest(_array(block.column(name)))
+                pieces.setdefault(PREFIX_COLUMN, []).append(prefixes)
+                pieces.setdefault(REST_COLUMN, []).append(rests)
             else:
                 pieces.setdefault(name, []).append(_array(block.column(name)))
     uids = np.concatenate([np.zeros((0, 2), "<u8"), *words])
@@ -181,7 +185,7 @@ def _index_shard(job: _Job) -> int:
 
 def _order(uids: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
     """The permutation that sorts uids; high words are nearly always distinct, so they are sorted alone first."""
-    order = np.argsort(uids[:, 0])
+    order = order_of(uids[:, 0])
     high = uids[:, 0][order]
     if (high[1:] == high[:-1]).any():
         order = np.lexsort((uids[:, 1], uids[:, 0]))
@@ -212,7 +216,9 @@ def _narrow(array: pa.Array) -> pa.Array:
     return array
 
 
-def _prefixes(array: pa.Array) -> pa.Array:
-    """The first 64 bits of each digest as u64; null where the value is not 64 hex digits."""
+def _digest(array: pa.Array) -> tuple[pa.Array, pa.Array]:
+    """The first 64 bits of each digest as u64, null where the value is not 64 hex digits; and the others, then zero."""
     words, bad = digests(array)
-    return pa.array(np.ascontiguousarray(words[:, 0]), mask=bad)
+    rest = pa.py_buffer(np.ascontiguousarray(words[:, 1:], "<u8"))
+    prefixes = pa.array(np.ascontiguousarray(words[:, 0]), mask=bad)
+    return prefixes, pa.Array.from_buffers(pa.binary(24), len(words), [None, rest])

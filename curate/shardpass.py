@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from curate._exact_dedup_pages import PREFIX_COLUMN, UidsByRow
+from curate._exact_dedup_pages import UidsByRow
 from curate._memory import tune_process
 from curate._order import sort_words
 from curate.blockscores import BlockScores, NeedsRaw
@@ -132,7 +132,7 @@ def _answers(view: IndexView, work: Pass) -> bool:
     for question in work.questions:
         if getattr(question, "raw", False):
             return False
-        if getattr(question, "prefixes", False) and PREFIX_COLUMN not in view.names:
+        if not getattr(question, "index_columns", set()) <= view.names.keys():
             return False
         asked |= getattr(question, "columns", set())
     stored = asked - set(work.scorers)

@@ -124,6 +124,7 @@ class IndexBlock:
     group: int
     rows: int
     names: Mapping[str, int]
+    schema: Any  # as Arrow sees it
     data: mmap.mmap
     _columns: dict[str, Column] = field(default_factory=dict)
 
@@ -145,12 +146,14 @@ class IndexBlock:
         return self._columns[name]
 
     def _direct(self, name: str) -> Column | None:
-        type_ = self.file.schema_arrow.field(name).type
-        if not (pa.types.is_integer(type_) or pa.types.is_floating(type_)):
+        type_ = self.schema.field(name).type
+        if pa.types.is_fixed_size_binary(type_):
+            dtype = np.dtype(f"V{type_.byte_width}")
+        elif pa.types.is_integer(type_) or pa.types.is_floating(type_):
+            dtype = np.dtype(type_.to_pandas_dtype())
+        else:
             return None
-        return column_view(
-            self.data, self.file.metadata, self.group, self.names[name], np.dtype(type_.to_pandas_dtype())
-        )
+        return column_view(self.data, self.file.metadata, self.group, self.names[name], dtype)
 
     def uids(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
         words = np.empty((self.rows, 2), "<u8")
@@ -205,28 +208,42 @@ class IndexView:
         self._path = path
 
     @cached_property
-    def _file(self) -> tuple[mmap.mmap, pq.ParquetFile]:
+    def _file(self) -> tuple[mmap.mmap, pq.ParquetFile, Any]:
         stat = self._path.stat()
         return _mapped(self._path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
     @cached_property
     def names(self) -> Mapping[str, int]:
         """Columns of the index and their numbers."""
-        return {name: number for number, name in enumerate(self._file[1].schema_arrow.names)}
+        return {name: number for number, name in enumerate(self._file[2].names)}
 
     def blocks(self) -> Iterator[IndexBlock]:
         """Row groups in the order of uids."""
-        data, file = self._file
+        data, file, schema = self._file
         for group in range(file.metadata.num_row_groups):
             yield IndexBlock(
-                self.shard, file, group, file.metadata.row_group(group).num_rows, self.names, data
+                self.shard, file, group, file.metadata.row_group(group).num_rows, self.names, schema, data
             )
 
 
 @functools.lru_cache(maxsize=3)  # the pages of a mapped file count as this process's memory
-def _mapped(path: Path, inode: int, size: int, mtime_ns: int) -> tuple[mmap.mmap, pq.ParquetFile]:
+def _mapped(path: Path, inode: int, size: int, mtime_ns: int) -> tuple[mmap.mmap, pq.ParquetFile, Any]:
     data = map_file(path)
-    return data, pq.ParquetFile(pa.BufferReader(pa.py_buffer(data)))  # one open file, not two
+    # one open file, not two
+    source = pa.BufferReader(pa.py_buffer(data))
+    file = pq.ParquetFile(source, metadata=_footer(path, inode, size, mtime_ns))
+    return data, file, file.schema_arrow
+
+
+def index_footer(path: Path) -> pq.FileMetaData:
+    """The footer of an index file, read once for all passes; raises what pyarrow raises, or OSError."""
+    stat = path.stat()
+    return _footer(path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=256)
+def _footer(path: Path, inode: int, size: int, mtime_ns: int) -> pq.FileMetaData:
+    return pq.read_metadata(path)
 
 
 def damaged(shard: Shard, group: int, column: str, error: object) -> IntegrityError:

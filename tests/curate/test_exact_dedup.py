@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from curate import _exact_dedup, _exact_dedup_questions, index
+from curate import _exact_dedup, _exact_dedup_pages, _exact_dedup_questions, index
 from curate._exact_dedup import Surplus, candidates, crowded, runs_above, write_keys
 from curate._exact_dedup_pages import UidsByRow, chosen_digests, chosen_uids, digests, heads
 from curate.index import build_index, index_view
@@ -318,6 +318,32 @@ def test_candidates_beyond_memory_are_compared_range_by_range(
     assert small.uids == usual.uids
     counts = Counter(values[uids.index(uid)] for uid in usual.uids)
     assert counts == {value: min(count, 2) for value, count in Counter(values).items()}
+
+
+def test_the_index_answers_both_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With an index no page of digests or uids is read again; digests that share 64, 128 or 192 bits stay apart."""
+    n = 400
+    uids = [hashlib.md5(str(i).encode()).hexdigest() for i in range(n)]
+    alike = [digest(0)[:same] + digest(i)[same:] for i in range(1, 40) for same in (0, 16, 32, 48)]
+    values: list[str | None] = [alike[i * 7 % len(alike)] for i in range(n)]
+    values[5], values[17] = None, "x"
+    scores = [float(i * 13 % 50) for i in range(n)]
+    columns = {"uid": uids, "sha256": values, "score": pa.array(scores, pa.float32())}
+    pool = write(tmp_path / "pool", columns, row_group_size=70)
+    read: list[str] = []
+    chosen = _exact_dedup_pages._chosen
+
+    def spy(block: Any, name: str, *rest: Any) -> Any:
+        read.append(name)
+        return chosen(block, name, *rest)
+
+    monkeypatch.setattr(_exact_dedup_pages, "_chosen", spy)
+    keep = [{"dedup": {"by": ["sha256"], "order": {"score": "desc"}}}]
+    expected, _ = naive(values, list(scores), uids, "desc")
+    assert set(run_filter(pool, keep, tmp_path / "raw").uids) == expected and read
+    read.clear()
+    assert set(run_filter(pool, keep, tmp_path / "index", index=True).uids) == expected
+    assert not read
 
 
 def test_an_index_of_another_version_is_ignored_with_a_word(

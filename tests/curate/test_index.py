@@ -124,6 +124,12 @@ def test_index_files_are_plain_sorted_parquet(tiny_pool: PoolBuilder, tmp_path: 
             int(v[:16], 16)
             for v in pq.ParquetFile(shard.path).read(["sha256"])["sha256"].take(order).to_pylist()
         ]
+        rests = [
+            np.frombuffer(rest, "<u8").astype(">u8").tobytes() for rest in table["sha256_rest"].to_pylist()
+        ]
+        assert [rest.hex() for rest in rests] == [
+            v[16:] for v in pq.ParquetFile(shard.path).read(["sha256"])["sha256"].take(order).to_pylist()
+        ]
 
 
 def test_building_twice_builds_nothing(tiny_pool: PoolBuilder, tmp_path: Path) -> None:

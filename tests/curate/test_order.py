@@ -50,6 +50,22 @@ def shapes(n: int) -> dict[str, _order.Words]:
     }
 
 
+@given(st.lists(word, max_size=60), st.sampled_from([1, 7, 40]))
+def test_sorting_keys_is_stable(keys: list[int], times: int) -> None:
+    given_keys = np.array(keys * times, np.uint64)
+    order = _order.order_of(given_keys).tolist()
+    assert order == sorted(range(len(given_keys)), key=lambda place: int(given_keys[place]))
+    assert _order.sort_keys(given_keys.copy()).tolist() == sorted(keys * times)
+
+
+@pytest.mark.parametrize("shape", shapes(1))
+def test_sorting_many_keys(shape: str) -> None:
+    for column in shapes(5000)[shape].T:
+        order = _order.order_of(column)
+        assert (order == np.argsort(column, kind="stable")).all()
+        assert (_order.sort_keys(column.copy()) == column[order]).all()
+
+
 @given(row_lists)
 def test_sort(rows: list[tuple[int, int]]) -> None:
     before = words(rows)
