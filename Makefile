@@ -71,7 +71,7 @@ bench: setup $(BENCH)/stamp  ## measure against the peers, which get an environm
 	@HEADWATER_BENCH_PEERS=$(BENCH)/bin/python $(PY) tests/bench/run.py $(BENCH_ARGS)
 
 bench-select: setup $(BENCH)/stamp  ## duplicates, clusters and contrastive scores beside their peers
-	@HEADWATER_BENCH_PEERS=$(CURDIR)/$(BENCH)/bin/python $(PY) -m tests.bench.duplicates $(BENCH_ARGS)
+	@HEADWATER_BENCH_PEERS=$(CURDIR)/$(BENCH)/bin/python $(PY) tests/bench/duplicates.py $(BENCH_ARGS)
 	@for name in contrast clusters semdedup; do OMP_NUM_THREADS=1 $(PY) -m tests.bench.$$name $(BENCH_ARGS) || exit 1; done
 
 $(BENCH)/stamp: tests/bench/requirements.lock

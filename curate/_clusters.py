@@ -29,6 +29,7 @@ COPIES = 4  # a block of rows is held as stored, as float32, scaled, and sorted
 Labels = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
+Words = npt.NDArray[np.uint64]
 
 
 def check_choice(scorer: str, name: str, value: str, choices: Sequence[str]) -> None:
@@ -80,6 +81,23 @@ def subset_identity(subset: Path | None) -> dict[str, str]:
     return {"subset": digest_file(subset, ("sha256",)).sha256}
 
 
+def shared_words(data: PoolData, path: Path, option: str = "--subset") -> Words:
+    """The uids (n, 2) of a subset file. Raises UsageError when none of them is a row of a pool that has rows."""
+    words = load_words(path)
+    if data.pool.rows and not any(_shares(words, data.uids(shard)) for shard in data.shards):
+        told = f"none of its {len(words):,} uids is in the pool" if len(words) else "it holds no uids"
+        raise UsageError(
+            f"{option} {path}: {told}",
+            hint="give a subset of this pool's rows, such as headwater filter-pool writes from it",
+        )
+    return words
+
+
+def _shares(words: Words, uids: Words) -> bool:
+    first, last = search_words(words, uids)
+    return bool((last > first).any())
+
+
 class Clusters:
     """Cluster and similarity of each row of a pool; without `kmeans` all rows with a usable feature are one cluster."""
 
@@ -93,8 +111,9 @@ class Clusters:
     ) -> None:
         self.data = data
         self.features: Features = data.features(features)
+        # a subset of another pool is refused before its clusters are made
+        self._subset = shared_words(data, subset) if subset else None
         self._stored = data.stored("kmeans", kmeans) if kmeans is not None else None
-        self._subset = load_words(subset) if subset else None
         # rows of a block: what the budget has room for
         room = data.memory_bytes // (COPIES * max(self.features.width, 8) * 4)
         self.block_rows = int(np.clip(room, LEAST_BLOCK, MOST_BLOCK))

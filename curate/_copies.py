@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,14 +20,24 @@ Floats = npt.NDArray[np.float32]
 Nodes = npt.NDArray[np.int64]
 
 QUERY_ROWS = 4096
+SPILL_ROWS = 1 << 20  # edges that are read back at a time
+MANY = 4  # times neighbours * rows: with more pairs than that most rows need a list of their own
 
 
 def exact_neighbours(
-    rows: Floats, chunk: int, threshold: float, neighbours: int, graph: Components, degree: Nodes
+    rows: Floats,
+    chunk: int,
+    threshold: float,
+    neighbours: int,
+    graph: Components,
+    degree: Nodes,
+    scratch: Path,
 ) -> None:
     """Join each row to its `neighbours` nearest others (0: all others) whose cosine is above `threshold`; ties: lowest number.
 
-    `chunk` rows are held in memory at a time.
+    All pairs above the threshold are counted first, which is far cheaper than a sorted list of each row: a row that has no more
+    than `neighbours` of them is joined to all, and only the others need their list. `degree` (n,) is filled. `chunk` rows are held in
+    memory at a time; pairs wait in a file in the folder `scratch`, at most `neighbours` a row and those of one block.
     """
     n = len(rows)
     if not neighbours or neighbours >= n - 1:
@@ -35,17 +46,70 @@ def exact_neighbours(
                 _join(graph, degree, [(first, second)])
                 bar.add(len(first))
         return
-    with track("nearest rows", total=n, unit="rows") as bar:
-        for at in range(0, n, QUERY_ROWS):
-            index, value = _chunked.top_k(np.array(rows[at : at + QUERY_ROWS]), rows, neighbours + 1, chunk)
-            own = at + np.arange(len(index))
+    waiting = scratch / "copies.pairs"
+    try:
+        if _few_pairs(rows, chunk, threshold, neighbours, degree, waiting):
+            crowded = degree > neighbours
+            for first, second in _pairs_of(waiting):
+                apart = ~(crowded[first] & crowded[second])  # of two crowded rows their lists decide
+                graph.join(first[apart], second[apart])
+        else:
+            degree[:], crowded = 0, np.ones(n, bool)
+    finally:
+        waiting.unlink(missing_ok=True)
+    _nearest_of(np.flatnonzero(crowded), rows, chunk, threshold, neighbours, graph, degree)
+
+
+def _few_pairs(
+    rows: Floats, chunk: int, threshold: float, neighbours: int, degree: Nodes, waiting: Path
+) -> bool:
+    """Count the neighbours of each row and write the pairs that may be joined to a file; False when there are too many pairs."""
+    found = 0
+    with track("compare all pairs", total=None, unit="neighbours") as bar, open(waiting, "wb") as out:
+        for first, second in pairs_above(rows, threshold, chunk):
+            found += len(first)
+            if found > MANY * neighbours * len(rows):
+                return False
+            np.add.at(degree, first, 1)
+            np.add.at(degree, second, 1)
+            # where both have too many already, neither is joined to all
+            some = (degree[first] <= neighbours) | (degree[second] <= neighbours)
+            out.write(np.stack([first[some], second[some]], axis=1).tobytes())
+            bar.add(len(first))
+    return True
+
+
+def _pairs_of(waiting: Path) -> Iterator[tuple[Nodes, Nodes]]:
+    with open(waiting, "rb") as source:
+        while data := source.read(SPILL_ROWS * 16):
+            pairs = np.frombuffer(data, np.int64).reshape(-1, 2)
+            yield pairs[:, 0], pairs[:, 1]
+
+
+def _nearest_of(
+    queries: Nodes,
+    rows: Floats,
+    chunk: int,
+    threshold: float,
+    neighbours: int,
+    graph: Components,
+    degree: Nodes,
+) -> None:
+    """Join the rows `queries` to their nearest others above the threshold."""
+    with track("nearest rows", total=len(queries), unit="rows") as bar:
+        for at in range(0, len(queries), QUERY_ROWS):
+            own = queries[at : at + QUERY_ROWS]
+            values = np.array(rows[own])
+            index, _ = _chunked.top_k(values, rows, neighbours + 1, chunk)
             found = index == own[:, None]
             # a row with that many equals before it is not among them: the last of them makes room
             found[~found.any(axis=1), -1] = True
-            near = ~found & (value > threshold)
-            degree[own] = near.sum(axis=1)
-            graph.join(np.repeat(own, degree[own]), index[near])
-            bar.add(len(index))
+            query, place = np.nonzero(~found)
+            other = index[query, place]
+            above = _chunked.exact_products(values, query, rows, other) > threshold
+            graph.join(own[query[above]], other[above])
+            degree[own] = np.bincount(query[above], minlength=len(own))
+            bar.add(len(own))
 
 
 def nearby_neighbours(

@@ -12,6 +12,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from headwater.console import say
 from headwater.errors import IntegrityError, MissingInput, UsageError
 from headwater.files import named_io
 
@@ -33,7 +34,7 @@ class Entries:
 def read_entries(path: Path) -> Entries:
     """The entries of a file; a name that ends in .json is read as JSON.
 
-    Raises MissingInput; UsageError for an empty list; IntegrityError, with the number of the line or item, for one that is empty,
+    One empty line at the end of a text file is left out. Raises MissingInput; UsageError for an empty list; IntegrityError, with the number of the line or item, for one that is empty,
     longer than 1 MiB, not UTF-8 or not a string.
     """
     if not path.is_file():
@@ -44,7 +45,7 @@ def read_entries(path: Path) -> Entries:
             raise IntegrityError(f"{path}: {size:,} bytes; a list of entries has at most {MAX_FILE_BYTES:,}")
         data = path.read_bytes()
     unit = "item" if path.suffix == ".json" else "line"
-    listed = _items(path, data) if unit == "item" else _lines(data)
+    listed = _items(path, data) if unit == "item" else _lines(path, data)
     seen: set[bytes] = set()
     again: list[bytes] = []
     for number, entry in enumerate(listed, 1):
@@ -69,11 +70,15 @@ def read_entries(path: Path) -> Entries:
     return Entries(values, digest.hexdigest(), len(again), shown)
 
 
-def _lines(data: bytes) -> list[bytes]:
+def _lines(path: Path, data: bytes) -> list[bytes]:
     lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     if not lines[-1]:
         lines.pop()  # what is behind the last line's end is no line
-    return [line.removesuffix(b"\r") for line in lines]
+    lines = [line.removesuffix(b"\r") for line in lines]
+    if len(lines) > 1 and not lines[-1]:
+        lines.pop()  # one is what editors leave; more, or one between entries, may stand for a lost entry
+        say("info", f"{path}: the empty line at its end is left out")
+    return lines
 
 
 def _check_utf8(path: Path, number: int, entry: bytes) -> None:

@@ -105,7 +105,8 @@ class Picture:
 def list_tars(path: Path | None) -> list[Tar]:
     """Every .tar of a folder (or one file), by name, with its digest; a tar that was seen before is not read again.
 
-    Raises UsageError (none named), MissingInput (no folder, or no tar in it).
+    Raises UsageError (none named), MissingInput (no folder, or no tar in it), and IntegrityError for a file that does not begin as a
+    tar does, before anything is read whole.
     """
     if path is None:
         raise UsageError("no shards are named", hint="--shards DIR names the folder of webdataset tars")
@@ -123,13 +124,37 @@ def list_tars(path: Path | None) -> list[Tar]:
             raise MissingInput(f"folder {path} holds no .tar file", hint="unpack compressed shards first")
     else:
         raise MissingInput(f"{path}: no such folder of shards")
-    return list(_digested(str(folder), tuple(_key(folder / name) for name in names)))
+    keys = tuple(_key(folder / name) for name in names)
+    _check_begins(str(folder), keys, path.is_file())
+    return list(_digested(str(folder), keys))
 
 
 def _key(path: Path) -> tuple[str, int, int, int]:
     with named_io(path):
         found = path.stat()
     return path.name, found.st_size, found.st_mtime_ns, found.st_ino
+
+
+@functools.lru_cache(maxsize=16)
+def _check_begins(folder: str, keys: tuple[tuple[str, int, int, int], ...], named: bool) -> None:
+    """Raises IntegrityError for a file whose first header is no tar's.
+
+    One that is too short for a header may be a tar that was cut; where the file itself is `named` it is refused.
+    """
+    for name, size, *_ in keys:
+        path = Path(folder) / name
+        with named_io(path), open(path, "rb", buffering=0) as handle:
+            read = functools.partial(_pread, handle.fileno())
+            first = tarfile.next_member(read, size, str(path), 0)
+        if named and isinstance(first, tarfile.Damage) and size < tarfile.BLOCK:
+            raise IntegrityError(
+                f"{path}: not a tar archive: {first.reason}",
+                hint="--shards DIR names the folder of webdataset tars, or one tar",
+            )
+
+
+def _pread(fd: int, offset: int, length: int) -> bytes:
+    return os.pread(fd, length, offset)
 
 
 @functools.lru_cache(maxsize=16)  # asked for whenever a rule names the scorer

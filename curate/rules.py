@@ -256,8 +256,29 @@ def _build(document: dict[str, Any], values: dict[str, Any], name: str) -> RuleF
             raise UsageError(f"--fraction {value}: must be above 0 and at most 1")
         infinite = isinstance(value, float) and math.isinf(value)
         filled[key] = str(value) if infinite else value  # canonical JSON has no infinity
-    body = _fill({k: v for k, v in document.items() if k != "parameters"}, filled, name)
+    template = {k: v for k, v in document.items() if k != "parameters"}
+    _need_cut(template.get("keep"), filled, name)
+    body = _fill(template, filled, name)
     return validate(RuleFile, body, name)
+
+
+def _need_cut(value: Any, filled: Mapping[str, Any], name: str) -> None:
+    """Raises UsageError naming the parameters when none of those that a clause `top` takes its cut from was given."""
+    if isinstance(value, list):
+        for item in value:
+            _need_cut(item, filled, name)
+    if not isinstance(value, dict):
+        return
+    top = value.get("top")
+    if isinstance(top, dict):
+        given = [str(top[key]) for key in ("fraction", "threshold") if top.get(key) is not None]
+        keys = [match.group(1) for text in given if (match := re.fullmatch(r"\$\{(\w+)\}", text))]
+        if keys and len(keys) == len(given) and all(filled.get(key, "") is None for key in keys):
+            needed = " or ".join(_flag(key) for key in keys)
+            also = ": give one of fraction and threshold" if len(keys) > 1 else ""
+            raise UsageError(f"filter {name} needs {needed}{also}")
+    for key in ("any", "all", "not"):
+        _need_cut(value.get(key), filled, name)
 
 
 def _flag(key: str) -> str:

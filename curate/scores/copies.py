@@ -128,7 +128,9 @@ class Scorer:
                     "looks only near each row",
                 )
             rows = grouped.vectors(0, order)
-            exact_neighbours(rows, grouped.chunk, config.threshold, config.neighbours, graph, degree)
+            exact_neighbours(
+                rows, grouped.chunk, config.threshold, config.neighbours, graph, degree, data.scratch
+            )
         label = graph.labels()
         data.note("groups", int((label == np.arange(len(label))).sum()))
         data.note("copies", int((label != np.arange(len(label))).sum()))

@@ -75,12 +75,13 @@ class Scorer:
 
     def __init__(self, config: Config) -> None:
         check_choice("density", "keep", config.keep, KEEP)
-        check_least("density", config, k=0, iterations=1, neighbours=1, min_per_cluster=0, fraction=0)
-        if config.fraction > 1 or not config.temperature > 0:
+        check_least("density", config, k=0, iterations=1, neighbours=1, min_per_cluster=0)
+        if not 0 < config.fraction <= 1:
             raise UsageError(
-                f"scorer density: fraction {config.fraction:g} and temperature {config.temperature:g}: "
-                "a fraction is at most 1, a temperature above 0"
+                f"scorer density: fraction is {config.fraction:g}, and must be above 0 and at most 1"
             )
+        if not config.temperature > 0:
+            raise UsageError(f"scorer density: temperature is {config.temperature:g}, and must be above 0")
         self.config = config
         self.identity = subset_identity(config.subset)
 

@@ -117,17 +117,17 @@ class Scorer:
             return normalise(given) if config.spherical else given
         only = None
         if config.train_subset is not None:
-            from curate.subset import load_words
+            from curate._clusters import shared_words
 
-            only = load_words(config.train_subset)
+            only = shared_words(data, config.train_subset, "--train-subset")
         sample = choose_rows(data, features, config.k * config.sample_per_centroid, config.seed, only)
         data.note("training_rows", len(sample))
         if not len(sample):
             usable = any(bool((block.bad == 0).any()) for block in features.blocks(8192))
             if usable:
                 raise UsageError(
-                    "scorer kmeans: none of the training subset's uids is a row of the pool with usable features",
-                    hint="make the subset from this pool",
+                    f"{config.train_subset}: none of the training subset's uids is a row of the pool with usable features",
+                    hint="make the subset from rows that have features",
                 )
             return np.zeros((0, features.width), np.float32)
         faiss = config.trainer == "faiss"

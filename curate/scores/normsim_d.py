@@ -88,6 +88,11 @@ class Scorer:
 
         if not data.shards:
             return
+        words = None
+        if self.config.subset is not None:
+            from curate._clusters import shared_words
+
+            words = shared_words(data, self.config.subset)
         features = data.features(self.config.features)
         rounds = per_row(data, np.int32, -1)
         score = per_row(data, np.float32, np.nan)
@@ -96,8 +101,8 @@ class Scorer:
             alive[block.numbers] = True
             score[block.numbers] = -1
         uids = _uids(data)
-        if self.config.subset is not None:
-            _keep_only(alive, uids, self.config.subset)
+        if words is not None:
+            _keep_only(alive, uids, words)
         shrink(
             data, features, alive, uids, rounds, score, sizes(self.config, int(alive.sum()), data.pool.rows)
         )
@@ -202,12 +207,12 @@ def _uids(data: PoolData) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64
 
 
 def _keep_only(
-    alive: npt.NDArray[np.bool_], uids: tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]], path: Path
+    alive: npt.NDArray[np.bool_],
+    uids: tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]],
+    words: npt.NDArray[np.uint64],
 ) -> None:
     from curate._order import search_words
-    from curate.subset import load_words
 
-    words = load_words(path)
     for first in range(0, len(alive), 1 << 20):
         part = slice(first, first + (1 << 20))
         low, high = search_words(words, np.stack([uids[0][part], uids[1][part]], axis=1))

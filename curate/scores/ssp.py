@@ -15,7 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from curate._clusters import Clusters, check_choice, check_least, inputs_of, kmeans_settings, subset_identity
+from curate._clusters import (
+    Clusters,
+    check_choice,
+    check_least,
+    inputs_of,
+    kmeans_settings,
+    shared_words,
+    subset_identity,
+)
 from curate.pool import Pool
 from curate.pooldata import PoolData
 from curate.scores import Cost
@@ -64,6 +72,8 @@ class Scorer:
 
     def score_pool(self, data: PoolData) -> Iterator[dict[str, Any]]:
         """One dict of columns a shard."""
+        if self.config.subset is not None:
+            shared_words(data, self.config.subset)  # refused under the name that the user typed
         clusters = Clusters(data, self.config.features, kmeans=kmeans_settings(self.config, data.pool))
         for number in range(len(data.shards)):
             label, similarity = clusters.of_shard(number)

@@ -278,6 +278,24 @@ def test_shards_must_be_named_and_be_there(fake: Any, tmp_path: Path) -> None:
         scored(pool, "fake", shards=pool)
 
 
+@pytest.mark.parametrize(
+    "data", [b"a: 1\n" * 3, b"a: 1\n" * 300, b"\x93NUMPY" + bytes(2000), b"", b"\x1f\x8b" * 600]
+)
+def test_a_file_that_is_no_tar_is_refused_before_it_is_read(
+    fake: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes
+) -> None:
+    pool, tars = make(tmp_path, {"a.tar": samples([1])})
+    monkeypatch.setattr(_picture_tars, "_digested", None)
+    (tmp_path / "x.npy").write_bytes(data)
+    with pytest.raises(IntegrityError, match=r"x\.npy: "):
+        scored(pool, "fake", shards=tmp_path / "x.npy")
+    if len(data) >= 512:  # a shorter one of a folder counts as a tar that was cut
+        (tars / "b.tar").write_bytes(data)
+        with pytest.raises(IntegrityError, match=r"b\.tar: "):
+            scored(pool, "fake", shards=tars)
+    assert not (pool / ".headwater" / "pictures").exists()
+
+
 def test_one_tar_may_be_named(fake: Any, tmp_path: Path) -> None:
     pool, tars = make(tmp_path, {"a.tar": samples([1]), "b.tar": samples([2])})
     assert scored(pool, "fake", shards=tars / "b.tar")["red"].null_count == 1

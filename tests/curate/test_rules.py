@@ -171,6 +171,36 @@ def test_parameters_fill_whole_values_and_parts(tmp_path: Path) -> None:
         assert text in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "values", "text"),
+    [
+        ("d4", {}, "filter d4 needs --fraction: share of the rows"),
+        ("ssp", {}, "filter ssp needs --fraction: share of the pool"),
+        ("vote", {"votes": "v.yaml"}, "filter vote needs --fraction or --threshold: give one of"),
+        ("clip_score", {"arch": "l14"}, "filter clip_score needs --fraction or --threshold: give one of"),
+    ],
+)
+def test_filters_without_a_cut_say_what_to_give(name: str, values: dict[str, Any], text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        named_rule(name, values)
+    assert str(caught.value).startswith(text)
+
+
+def test_a_cut_inside_other_clauses_is_asked_for_too(tmp_path: Path) -> None:
+    text = (
+        HEAD
+        + """parameters:
+  best: {}
+keep:
+  - not: {any: [{top: {column: c, threshold: "${best}"}}, {sql: x > 1}]}
+"""
+    )
+    path = write(tmp_path, text)
+    with pytest.raises(UsageError, match=r"needs --param best=…$"):
+        load_rule(path, {})
+    assert load_rule(path, {"best": 1}).keep[0].not_ is not None
+
+
 def test_a_list_takes_the_place_of_an_item_and_a_key_may_be_a_parameter(tmp_path: Path) -> None:
     path = write(
         tmp_path,

@@ -206,6 +206,22 @@ def test_the_command_ends_with_3_for_rows_that_have_no_score(tmp_path: Path) -> 
     assert run("score", "semdedup", pool, "--keep", "some").code == 2
 
 
+@pytest.mark.parametrize("scorer", ["copies", "normsim_d", "semdedup", "ssp", "density", "hierarchy"])
+def test_a_subset_of_another_pool_is_refused(tmp_path: Path, scorer: str) -> None:
+    pool = feature_pool(tmp_path / "pool", {"l14_img": random_rows(6)})
+    subset = tmp_path / "other.npy"
+    np.save(subset, np.array([(7, 1), (7, 2)], "u8,u8"))
+    options = [word for key, value in SCORERS.get(scorer, {}).items() for word in (f"--{key}", str(value))]
+    done = run("score", scorer, pool, "--subset", subset, *options)
+    assert done.code == 2, done.said
+    assert f"--subset {subset}: none of its 2 uids is in the pool" in " ".join(done.said.split())
+    assert "give a subset of this pool's rows" in " ".join(done.said.split())
+    np.save(subset, np.array([(0, 2), (7, 2)], "u8,u8"))
+    assert run("score", scorer, pool, "--subset", subset, *options).code == 0
+    empty = feature_pool(tmp_path / "empty", {"l14_img": random_rows(0)})
+    scored(empty, scorer, subset=subset, **SCORERS.get(scorer, {}))
+
+
 NAMED: dict[str, dict[str, Any]] = {
     "semdedup": {"k": 2, "threshold": 0.99},
     "ssp": {"k": 3, "fraction": 0.5},

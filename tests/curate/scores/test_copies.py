@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from curate import _copies
+from curate._components import Components
+from curate._copies import exact_neighbours
+from curate.features import normalise
 from headwater.errors import UsageError
 from tests.curate.cluster_kit import arrays, columns, exact_unit, layouts, pool_of, uid_of, usable
 from tests.curate.feature_kit import feature_pool, scored, scored_with_facts
@@ -83,6 +89,35 @@ def test_limits_in_any_layout(data: st.DataObject, values: np.ndarray, neighbour
             config = {"threshold": 0.6, "neighbours": neighbours, **FEATURES}
             found.append(columns(scored(pool, "copies", **config)))
     assert found[0] == found[1]
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 3), st.sampled_from([0, 1, 1000]), st.sampled_from([1, 5, 1000]))
+def test_crowded_rows_beside_lone_ones(seed: int, neighbours: int, many: int, chunk: int) -> None:
+    rng = np.random.default_rng(seed)
+    centres = rng.integers(0, 6, 24) ** 2 // 5  # clumps of many sizes
+    unit = normalise(np.eye(8, dtype=np.float32)[centres] + rng.normal(0, 0.3, (24, 8)).astype(np.float32))
+    group, degree = by_definition(unit, 0.8, neighbours)
+    graph, found = Components(24), np.zeros(24, np.int64)
+    with (
+        mock.patch.object(_copies, "MANY", many),  # 0: no pair is few enough, and all rows get lists
+        mock.patch.object(_copies, "SPILL_ROWS", 3),
+        mock.patch.object(_copies, "QUERY_ROWS", 4),
+        TemporaryDirectory() as scratch,
+    ):
+        exact_neighbours(unit, chunk, 0.8, neighbours, graph, found, Path(scratch))
+        assert not list(Path(scratch).iterdir())
+    assert found.tolist() == [degree[i] for i in range(24)]
+    assert graph.labels().tolist() == [group[i] for i in range(24)]
+
+
+def test_rows_with_few_neighbours_need_no_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.concatenate([np.eye(20, dtype=np.float32)] * 3)
+    pool = feature_pool(tmp_path / "pool", {"dedup": values})
+    every = columns(scored(pool, "copies", neighbours=0))
+    monkeypatch.setattr("curate._chunked.top_k", None)
+    assert columns(scored(pool, "copies", neighbours=2)) == every
+    assert every["copy_neighbours"] == [2] * 60
 
 
 def test_more_equal_rows_than_neighbours(tmp_path: Path) -> None:

@@ -46,7 +46,13 @@ def by_definition(
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.data(), arrays(most=20), st.integers(1, 6), st.floats(0, 1), st.sampled_from([0.05, 0.5]))
+@given(
+    st.data(),
+    arrays(most=20),
+    st.integers(1, 6),
+    st.floats(0, 1, exclude_min=True),
+    st.sampled_from([0.05, 0.5]),
+)
 def test_ranks_and_quotas_are_the_definition(
     data: st.DataObject, values: np.ndarray, k: int, fraction: float, temperature: float
 ) -> None:
@@ -119,7 +125,15 @@ def test_only_the_rows_of_a_subset(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "config",
-    [{"fraction": 1.5}, {"fraction": -0.1}, {"temperature": 0.0}, {"neighbours": 0}, {"keep": "all"}],
+    [
+        {"fraction": 1.5},
+        {"fraction": 0.0},
+        {"fraction": float("nan")},
+        {"fraction": -0.1},
+        {"temperature": 0.0},
+        {"neighbours": 0},
+        {"keep": "all"},
+    ],
 )
 def test_settings_that_make_no_sense(tmp_path: Path, config: dict[str, Any]) -> None:
     pool = feature_pool(tmp_path / "pool", {"l14_img": np.ones((2, 2), np.float32)})

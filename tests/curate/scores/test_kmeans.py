@@ -172,7 +172,13 @@ def test_only_the_rows_of_a_subset_train(tmp_path: Path) -> None:
     assert np.abs(centroids[:, 2:]).max() < 0.02
     assert made["cluster"].null_count == 0
     (tmp_path / "s.npy").write_bytes(header(1) + np.array([[9, 9]], "<u8").tobytes())
-    with pytest.raises(UsageError, match="none of the training subset's uids"):
+    with pytest.raises(UsageError, match=r"--train-subset .*s\.npy: none of its 1 uids is in the pool"):
+        scored(pool, "kmeans", k=2, train_subset=tmp_path / "s.npy")
+    values[3] = 0
+    pool = feature_pool(tmp_path / "zero", {"l14_img": values})
+    words = from_hex([uid_of(3)])
+    (tmp_path / "s.npy").write_bytes(header(1) + words.tobytes())
+    with pytest.raises(UsageError, match="none of the training subset's uids is a row .* usable features"):
         scored(pool, "kmeans", k=2, train_subset=tmp_path / "s.npy")
 
 

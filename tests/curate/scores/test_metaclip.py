@@ -163,6 +163,9 @@ def test_lists_in_both_forms_are_one_list(tmp_path: Path) -> None:
         ("e.json", b"[]", UsageError, "holds no entries"),
         ("e.txt", b"a\n\nb\n", IntegrityError, "line 2 is empty"),
         ("e.txt", b"a\n \t\nb\n", IntegrityError, "line 2 is empty"),
+        ("e.txt", b"a\nb\n\n\n", IntegrityError, "line 3 is empty"),
+        ("e.txt", b"a\n\nb\n\n", IntegrityError, "line 2 is empty"),
+        ("e.txt", b"\n", IntegrityError, "line 1 is empty"),
         ("e.txt", b"a\nb\n\xe4\n", IntegrityError, "line 3 is not UTF-8"),
         ("e.txt", b"a\n" + b"b" * (1 << 20) + b"c\n", IntegrityError, "line 2 has 1,048,577 bytes"),
         ("e.json", b'["a", ""]', IntegrityError, "item 2 is empty"),
@@ -179,6 +182,20 @@ def test_lists_that_cannot_be_used(
     (tmp_path / name).write_bytes(data)
     with pytest.raises(error, match=words):
         Scorer(Config(entries=tmp_path / name))
+
+
+@pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n", b"\n\r\n"])
+def test_one_empty_line_at_the_end_is_left_out_with_a_word(
+    tmp_path: Path, end: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("curate._entries.say", lambda level, text: said.append(text))
+    (tmp_path / "e.txt").write_bytes(b"a\nb\n")
+    plain = read_entries(tmp_path / "e.txt")
+    assert not said
+    (tmp_path / "e.txt").write_bytes(b"a\nb" + end)
+    assert read_entries(tmp_path / "e.txt") == plain
+    assert len(said) == 1 and "e.txt: the empty line at its end" in said[0]
 
 
 def test_no_list() -> None:

@@ -67,6 +67,12 @@ def test_it_is_the_steps_written_out_in_any_layout(
         chosen = data.draw(st.lists(st.integers(0, 13), unique=True))  # some are nowhere in the pool
         config["subset"] = subset_file(tmp_path_factory.mktemp("s") / "s.npy", chosen)
         start = [x for x in start if x in chosen]
+        if len(rows) and not any(x < len(rows) for x in chosen):
+            with pytest.raises(
+                UsageError, match=f"{len(chosen)} uids is in the pool" if chosen else "holds no uids"
+            ):
+                run("normsim_d", rows, **config)
+            return
     end = max(1, math.floor(len(rows) * config["fraction"]))
     rounds, last = steps_written_out(rows, start, end, config["steps"], config["sizes"] == "geometric")
     made = run("normsim_d", rows, **config)
