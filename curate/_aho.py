@@ -35,9 +35,14 @@ _NONE = np.int32(-1)
 
 
 def can_match(entry: bytes) -> bool:
-    """Whether any text can hold the entry: spacing leaves its marks alone between blanks, and no tab, LF or CR."""
-    alone = all(len(word) == 1 or not any(mark in word for mark in MARKS) for word in entry.split(b" "))
-    return alone and not any(blank in entry for blank in b"\t\n\r")
+    """Whether any text can hold the entry: spacing leaves marks alone between blanks, two of them between two marks, and no
+    tab, LF or CR.
+    """
+    words = entry.split(b" ")
+    marked = [any(mark in word for mark in MARKS) for word in words]
+    alone = all(len(word) == 1 or not has for word, has in zip(words, marked, strict=True))
+    apart = not any(one and next_ for one, next_ in zip(marked, marked[1:], strict=False))
+    return alone and apart and not any(blank in entry for blank in b"\t\n\r")
 
 
 class Matcher:
