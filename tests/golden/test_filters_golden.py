@@ -247,24 +247,27 @@ def test_the_funnel_of_basic_filter_follows_from_the_labels(golden: Path, tmp_pa
     assert scored == {"language": expected["kept"] + expected["english"]}  # survivors only
 
 
-def test_flags_of_the_reference_that_do_not_go_together(golden: Path) -> None:
+def test_flags_of_the_reference_that_do_not_go_together(golden: Path, tmp_path: Path) -> None:
     for name, values, text in (
         ("basic_filter", {"arch": "l14"}, "filter basic_filter takes no --arch"),
         ("basic_filter", {"fraction": 0.3}, "filter basic_filter takes no --fraction"),
-        ("clip_score", {}, "filter clip_score needs --arch: one of b32, l14"),
+        ("clip_score", {}, "filter clip_score needs --arch: which model scored the pool"),
         ("clip_score", {"arch": "l14"}, "give one of fraction and threshold"),
         (
             "clip_score",
             {"arch": "l14", "fraction": 0.3, "threshold": 0.3},
             "give one of fraction and threshold",
         ),
-        ("clip_score", {"arch": "l41", "fraction": 0.3}, "--arch 'l41': did you mean 'l14'?"),
         ("clip_scores", {}, "did you mean 'clip_score'?"),
-        ("image_based", {}, "unknown filter 'image_based'"),
+        ("image_based", {}, "filter image_based needs --param target=…"),
     ):
         with pytest.raises(UsageError) as caught:
             named_rule(name, values)
         assert text in str(caught.value)
+    # a model's name is open, since pools may be scored by any; one that did not score this pool is told
+    pool = Pool.open(golden / "pool_npz", cache=tmp_path)
+    with pytest.raises(UsageError, match="no column 'clip_l41_similarity_score': did you mean 'clip_l14_"):
+        prepare(pool, named_rule("clip_score", {"arch": "l41", "fraction": 0.3}), Path())
 
 
 def test_a_damaged_shard_is_refused_by_name(golden: Path, tmp_path: Path) -> None:
