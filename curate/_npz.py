@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def npz_arrays(path: Path) -> list[NpzArray]:
             return sorted(
                 (_header(archive, entry, path.name) for entry in entries), key=lambda array: array.name
             )
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError) as error:
         raise IntegrityError(
             f"{path.name}: not a readable npz: {error}", hint="fetch the features again"
         ) from error

@@ -78,16 +78,17 @@ def demo(
     from headwater.cli import cli
     from headwater.console import say
 
-    lacking = "" if rule is None and not no_train else "not asked for"
-    lacking = lacking or _missing_for_scoring()
+    wanted = rule is None and not no_train
+    lacking = _missing_for_scoring() if wanted else ""
+    scored = wanted and not lacking
     if rule is None:
-        rule = EXAMPLE / ("demo.yaml" if lacking else "demo_scored.yaml")
+        rule = EXAMPLE / ("demo_scored.yaml" if scored else "demo.yaml")
     if not source.is_dir() or not rule.is_file():
         raise MissingInput(
             f"{source if not source.is_dir() else rule}: not there",
             hint="the demo's data are in the repository: run it from a checkout, or name --source and --rule",
         )
-    steps = _steps(output, source, rule, scored=not lacking)
+    steps = _steps(output, source, rule, scored=scored)
     seed = ["seed", str(output / "release"), "--port", "0", "--torrent-port", "0"]
     if settings.dry_run:
         after = [seed, _fetch("URL", "ID", output), ["verify", str(output / "fetched")]]
@@ -104,7 +105,7 @@ def demo(
         cli.main([*arguments, *extra, *_engine(settings)], prog_name="headwater", standalone_mode=False)
         say("debug", f"{time.monotonic() - begun:.1f} s")
 
-    if lacking not in ("", "not asked for"):
+    if lacking:
         say("warning", f"no scorer is trained: {lacking}")
     for arguments in steps:
         run(arguments)

@@ -215,19 +215,10 @@ def feature_names(pool: Pool) -> list[str]:
 
 
 def _names(pool: Pool, shard: Shard) -> list[str]:
-    found = [array.name for path in _archives(pool, shard) for array in _arrays(path)]
+    found = [array.name for path in _archives(pool, shard) for array in npz_arrays(path)]
     found += [p.name[len(shard.name) + 1 : -4] for p in pool.path.glob(f"{glob_escape(shard.name)}.*.npy")]
     found += [name for name, kind in shard.types.items() if _is_vector(kind)]
     return sorted(set(found))
-
-
-def _arrays(path: Path) -> list[NpzArray]:
-    try:
-        return npz_arrays(path)
-    except zlib.error as error:
-        raise IntegrityError(
-            f"{path.name}: not a readable npz: {error}", hint="fetch the features again"
-        ) from error
 
 
 def _archives(pool: Pool, shard: Shard) -> list[Path]:
@@ -237,7 +228,7 @@ def _archives(pool: Pool, shard: Shard) -> list[Path]:
 
 def _part(pool: Pool, shard: Shard, name: str) -> Part:
     for path in _archives(pool, shard):
-        for array in _arrays(path):
+        for array in npz_arrays(path):
             if array.name == name:
                 sha256 = _sha256(pool, path)
                 return Part(shard, path, _check(_mapped(path, array, pool, sha256), shard, name), sha256)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import struct
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -226,3 +227,15 @@ def test_golden_pool_with_features(golden: Path, tmp_path: Path) -> None:
         "l14_txt",
     ]
     assert column(found, "clip_l14_similarity_score")["float16_grid"] is True
+
+
+def test_a_packed_member_whose_bytes_are_damaged_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, l14_img=np.arange(4000, dtype=np.float32).reshape(-1, 4))
+    data = bytearray(path.read_bytes())
+    names, extra = struct.unpack("<HH", data[26:30])
+    start = 30 + names + extra
+    data[start : start + 40] = b"\xff" * 40
+    path.write_bytes(data)
+    with pytest.raises(IntegrityError, match=r"a\.npz: not a readable npz"):
+        npz_arrays(path)
