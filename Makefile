@@ -14,7 +14,7 @@ export PIP_NO_WARN_SCRIPT_LOCATION := 1
 unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench bench-select bench-train lint format lock moved
+.PHONY: help setup demo test bench bench-select bench-make bench-train lint format lock moved
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
@@ -74,12 +74,18 @@ bench-select: setup $(BENCH)/stamp  ## duplicates, clusters and contrastive scor
 	@HEADWATER_BENCH_PEERS=$(CURDIR)/$(BENCH)/bin/python $(PY) tests/bench/duplicates.py $(BENCH_ARGS)
 	@for name in contrast clusters semdedup; do OMP_NUM_THREADS=1 $(PY) -m tests.bench.$$name $(BENCH_ARGS) || exit 1; done
 
+bench-make: setup $(BENCH)/stamp  ## drawing pictures beside the way of the released script
+	@HEADWATER_BENCH_PEERS=$(CURDIR)/$(BENCH)/bin/python OMP_NUM_THREADS=1 $(PY) -m tests.bench.synth $(BENCH_ARGS)
+
 $(BENCH)/stamp: tests/bench/requirements.lock
 	$(fresh)
 	@echo "bench: installing the peers into $(BENCH)"
 	@rm -f $@
 	@$(PYTHON) -m venv --clear $(BENCH)
 	@$(BENCH)/bin/python -m pip install -qq --require-hashes -r tests/bench/requirements.lock
+	@echo 'noise==1.2.2 --hash=sha256:57a2797436574391ff63a111e852e53a4164ecd81ad23639641743cd1a209b65' \
+	  | $(BENCH)/bin/python -m pip install -qq --no-deps --require-hashes -r /dev/stdin \
+	  || echo "bench: without the package noise, which needs a C compiler; a compiled one of ours takes its place"
 	@printf '%s' '$(CURDIR)' > $@
 
 bench-train: setup $(TRAIN_BENCH)/stamp  ## training and evaluation beside open_clip and clip-benchmark
@@ -97,7 +103,7 @@ $(TRAIN_BENCH)/stamp: tests/bench/train_requirements.lock
 lock:  ## resolve the dependencies again (needs uv)
 	@command -v $(UV) >/dev/null || { echo "make lock needs uv; name it with UV=PATH" >&2; exit 1; }
 	$(UV) pip compile pyproject.toml --group dev --extra energy --extra seed --extra s3 --extra train \
-	  --extra cluster --extra clip --extra ocr --extra nsfw --extra towers --python-version 3.11 --universal \
+	  --extra cluster --extra clip --extra ocr --extra nsfw --extra towers --extra synth --python-version 3.11 --universal \
 	  --generate-hashes --no-header --quiet --upgrade --output-file requirements.lock
 	$(UV) pip compile tests/bench/requirements.in --python-version 3.11 --universal \
 	  --generate-hashes --no-header --quiet --upgrade --output-file tests/bench/requirements.lock

@@ -2,7 +2,8 @@
 
 Where the two frozen towers are installed, a scorer is trained on the rows with trustworthy titles first, and the filter uses it. The
 shards are published, seeded on this machine, fetched into another folder and verified there. At its end two small models are
-trained, on the filtered and on the unfiltered pictures, evaluated on pictures that neither has seen, and compared.
+trained, on the filtered and on the unfiltered pictures, evaluated on pictures that neither has seen, and compared. Beside them, a small
+set of pictures is drawn from a formula, with its contact sheet, and made again from its recipe.
 """
 
 from __future__ import annotations
@@ -93,6 +94,7 @@ def demo(
     if settings.dry_run:
         after = [seed, _fetch("URL", "ID", output), ["verify", str(output / "fetched")]]
         after += [] if no_train else _training(output, source, suite, recipe)
+        after = [*_drawing(output), *after]
         lines = ["headwater " + " ".join(arguments) for arguments in [*steps, *after]]
         return {"commands": lines, "text": "\n".join(lines)}
     _fresh(output)
@@ -109,6 +111,13 @@ def demo(
         say("warning", f"no scorer is trained: {lacking}")
     for arguments in steps:
         run(arguments)
+    drawn = None
+    if importlib.util.find_spec("numba") is None:
+        say("warning", "no pictures are drawn: numba is not installed (pip install 'headwater[synth]')")
+    else:
+        for arguments in _drawing(output):
+            run(arguments)
+        drawn = str(output / "atoms" / "sheet.png")
     if served := _missing_for_seeding():
         say("warning", f"not seeded and fetched: {served}")
     else:
@@ -135,12 +144,18 @@ def demo(
         "release": str(output / "release"),
         "fetched": None if served else str(output / "fetched"),
         "compared": compared,
+        "drawn": drawn,
     }
     text = (
         f"\nDone in {seconds:.1f} s. Look at {facts['report']} (pictures, funnel, histograms; one file, no network).\n"
         f"The kept pictures are in {facts['pictures']}/*.tar, their uids in {facts['subset']}.\n"
         f"headwater verify {facts['subset']}    checks that they are what the record says.\n"
         f"headwater seed {facts['release']}    gives the shards to everybody: HTTP, IPFS gateway, torrents."
+        + (
+            f"\nPictures that a formula drew: {drawn}; {output / 'atoms' / 'recipe.json'} makes them again."
+            if drawn
+            else ""
+        )
         + (f"\nThe two trainings, with both kinds of error, are in {compared}." if compared else "")
     )
     return {**facts, "text": "" if settings.quiet else text}
@@ -179,6 +194,15 @@ def _steps(output: Path, source: Path, rule: Path, *, scored: bool) -> list[list
         ["reshard", str(source), "-s", subset, "-o", shards, "--shard-size", "500", "--cache", cache],
         ["report", subset, "-o", str(output / "report.html"), "--shards", str(source)],
         ["publish", shards, "-o", str(output / "release"), "--name", "openclipart"],
+    ]
+
+
+def _drawing(output: Path) -> list[list[str]]:
+    """A hundred VisualAtom pictures as a shard, compared with pictures that are drawn again from their recipe."""
+    atoms = str(output / "atoms")
+    return [
+        ["make", "visualatom", "--preset", "nano", "--sink", "tar", "-o", atoms],
+        ["verify", atoms, "--rerun", "make"],
     ]
 
 

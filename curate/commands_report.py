@@ -55,7 +55,7 @@ def report(
     thumbnails: int,
     scatter: str | None,
 ) -> dict[str, Any]:
-    """Write one HTML page about PATH: a subset, a folder of resharded shards, or a pool.
+    """Write one HTML page about PATH: a subset, a folder of resharded shards, a pool, or pictures that headwater made.
 
     The page is one file without scripts: funnel, histograms with the cuts, rows that were kept and dropped, duplicates, energy,
     digests, and the command that makes the output again. Which rows are shown depends on --seed.
@@ -64,28 +64,30 @@ def report(
     headwater report mine.npy -o mine.html
     headwater report mine.npy -o mine.html --shards TARS --thumbnails 48
     """
+    from curate._report_made import build_made_report, is_made
     from curate.report import MARK, build_report, check_page, find_subject
 
     check_page(output, MARK, force=settings.force)
+    made = is_made(path)  # looked at first: its category table would pass for a pool
     if settings.dry_run:
-        subject = find_subject(path)
-        return {
-            "kind": subject.kind,
-            "output": str(output),
-            "text": f"{output}: would be made, about the {subject.kind} {path}",
-        }
-    facts = build_report(
-        path,
-        output,
-        pool=pool,
-        shards=list(shards),
-        cache=cache,
-        executor=settings.executor(),
-        title=title,
-        thumbnails=thumbnails,
-        seed=settings.seed or 0,
-        scatter=[part.strip() for part in scatter.split(",")] if scatter else (),
-    )
+        kind = "generation" if made else find_subject(path).kind
+        what = f"the pictures {path}" if made else f"the {kind} {path}"
+        return {"kind": kind, "output": str(output), "text": f"{output}: would be made, about {what}"}
+    if made:
+        facts = build_made_report(path, output, title=title, thumbnails=thumbnails, seed=settings.seed or 0)
+    else:
+        facts = build_report(
+            path,
+            output,
+            pool=pool,
+            shards=list(shards),
+            cache=cache,
+            executor=settings.executor(),
+            title=title,
+            thumbnails=thumbnails,
+            seed=settings.seed or 0,
+            scatter=[part.strip() for part in scatter.split(",")] if scatter else (),
+        )
     lines = [
         f"{output}: {facts['size_bytes'] / 1e3:,.0f} kB, {facts['pictures']} pictures, {facts['rows_looked_at']:,} rows looked at"
     ]

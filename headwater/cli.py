@@ -52,6 +52,9 @@ COMMANDS: dict[str, Entry] = {
     "reshard": Entry(
         "curate.commands_shards:reshard", "Write the shards that hold exactly a subset.", "curate"
     ),
+    "make": Entry(
+        "curate.commands_make:make", "Draw pictures from a formula, or make a recipe of them again.", "curate"
+    ),
     "report": Entry(
         "curate.commands_report:report", "One HTML page about an output and the steps behind it.", "curate"
     ),

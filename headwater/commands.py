@@ -16,12 +16,19 @@ from headwater.options import Settings, common
     "--sample", type=float, metavar="SHARE", help="Read only this share of the files, chosen by --seed."
 )
 @click.option("--resume", is_flag=True, help="Go on where a verification of PATH was stopped.")
+@click.option(
+    "--rerun",
+    metavar="STEP|all",
+    help="Also make the output of this step again, and compare (with --sample: that share of it).",
+)
 @common
-def verify(settings: Settings, *, path: Path, sample: float | None, resume: bool) -> dict[str, Any]:
+def verify(
+    settings: Settings, *, path: Path, sample: float | None, resume: bool, rerun: str | None
+) -> dict[str, Any]:
     """Recompute digests, counts and ids of PATH and compare them with its record or manifest.
 
     PATH is an output with a step record, a release, a fetched folder, a folder with step.json or manifest.json, or a folder that
-    holds such outputs. Exit code 13 names every file that differs.
+    holds such outputs. Exit code 13 names every file that differs. --rerun draws generated pictures again from their recipe.
     """
     from headwater.verify import verify_path
 
@@ -29,8 +36,23 @@ def verify(settings: Settings, *, path: Path, sample: float | None, resume: bool
         from headwater.verify import describe
 
         return describe(path)
+    if rerun is None:
+        report = verify_path(path, sample=sample, seed=settings.seed, resume=resume, workers=settings.workers)
+        return report.as_result()
+    from headwater.rerun import check_name, rerun_records
+    from headwater.verify import step_records
+
+    check_name(rerun)
     report = verify_path(path, sample=sample, seed=settings.seed, resume=resume, workers=settings.workers)
-    return report.as_result()
+    result = report.as_result()
+    again = rerun_records(
+        path, step_records(path), rerun, sample=sample, seed=settings.seed or 0, workers=settings.workers
+    )
+    lines = [
+        f"{one['path']}: {one['checked']:,} of {one['of']:,} {one['unit']} made again, all equal"
+        for one in again
+    ]
+    return {**result, "reruns": again, "text": "\n".join([result["text"], *lines])}
 
 
 @click.command()

@@ -32,6 +32,7 @@ FAMILIES: dict[str, tuple[str, str]] = {
     "scores": ("curate/scores", ".py"),
     "filters": ("curate/filters", ".yaml"),
     "generators": ("curate/generators", ".py"),
+    "reruns": ("curate/reruns", ".py"),
     "transports": ("distribute/transports", ".py"),
     "recipes": ("train/recipes", ".yaml"),
     "evals": ("train/evals", ".py"),

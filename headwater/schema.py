@@ -23,6 +23,7 @@ MODELS: dict[str, str] = {
     "counts": "headwater.manifest:Counts",
     "energy": "headwater.manifest:Energy",
     "fetch": "distribute.fetching.record:FetchLedger",
+    "generation": "curate.generation:Generation",
     "last-seen": "distribute.trust:SeenPointers",
     "leaderboard": "train.leaderboard:Leaderboard",
     "leftovers": "headwater.release:Leftovers",

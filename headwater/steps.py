@@ -94,6 +94,9 @@ class Work:
     output: Path | None = None  # what `stage` will be called; for messages
     # top entries of `stage` that the record does not describe: what has a manifest of its own, or changes later
     undescribed: frozenset[str] = frozenset()
+    described: dict[str, FileEntry] = field(
+        default_factory=dict
+    )  # files that were digested as they were written
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,7 @@ def _run_locked(plan: Plan, work: Callable[[Work], Counts], options: RunOptions,
                 counts = work(job)
             counts.check()
             _settle(job.stage, job.undescribed)
-            outputs = _describe(job.stage, plan, job.undescribed)
+            outputs = _describe(job, plan)
             record = make_record(plan, options, counts, outputs, job.details, meter)
             write_json(private / "record.json", record.model_dump(mode="json"))
     except BaseException as error:
@@ -320,10 +323,10 @@ def _settle(stage: Path, undescribed: frozenset[str]) -> None:
             os.close(fd)
 
 
-def _describe(stage: Path, plan: Plan, undescribed: frozenset[str]) -> list[FileEntry]:
+def _describe(job: Work, plan: Plan) -> list[FileEntry]:
     if plan.kind == "folder":
-        return describe_folder(stage, skip=undescribed)
-    return [describe_file(stage, plan.output.name)]
+        return describe_folder(job.stage, skip=job.undescribed, known=job.described)
+    return [describe_file(job.stage, plan.output.name)]
 
 
 def make_record(

@@ -165,6 +165,16 @@ def _records(path: Path) -> Iterator[Path]:
             yield found
 
 
+def step_records(path: Path) -> Iterator[tuple[Path, Step]]:
+    """(output, Step) of every step record that describes PATH or lies in it; to be called after it was verified."""
+    for record in _records(path):
+        if record.name == MANIFEST_NAME:
+            continue
+        folder = record.name == RECORD_NAME
+        output = record.parent if folder else record.with_name(record.name.removesuffix(SUFFIX))
+        yield output, Step.model_validate_json(record.read_bytes())
+
+
 def _named(record: Path, manifest: Path) -> bool:
     """Whether a step.json is the record that the manifest of a fetched folder names."""
     scratch = Report()

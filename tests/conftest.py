@@ -33,6 +33,11 @@ def inheritable() -> set[int]:
 # two workers with two spinning threads each would cost several times the work; before anything loads torch
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# compiled kernels are for all tests, also those with a cache folder of their own; the folder in it is named after their sources
+os.environ.setdefault(
+    "NUMBA_CACHE_DIR",
+    str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "headwater" / "kernels"),
+)
 
 INHERITED = inheritable()  # what the caller of the tests left open is not ours
 

@@ -85,6 +85,21 @@ def test_every_command_of_a_training_runs(tmp_path: Path) -> None:
     assert (tmp_path / "scored.npy").stat().st_size > 1_000
 
 
+def test_python_in_the_readme_runs(tmp_path: Path) -> None:
+    programs = [text for kind, mode, text in BLOCKS if (kind, mode) == ("python", "run")]
+    assert programs
+    for program in programs:
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", program],
+            cwd=tmp_path,
+            env={**_environment(tmp_path), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=100,
+        )
+        assert done.returncode == 0, f"{program}\n{done.stderr}"
+
+
 def test_rule_in_the_readme_is_valid(tmp_path: Path) -> None:
     from curate.rules import load_rule
 
