@@ -118,8 +118,8 @@ def _compare(facts: Facts, generation: Generation, seed: int) -> None:
     facts.compared = len(rows)
     facts.cost = _samples.cost(generation, records)
     facts.columns = numeric(records)
-    start = generation.start_class
-    facts.near_parameters, facts.closest = near_by_parameters(facts.columns, rows, start)
+    first = generation.first_category
+    facts.near_parameters, facts.closest = near_by_parameters(facts.columns, rows, first)
 
 
 def numeric(records: Sequence[dict[str, Any]]) -> dict[str, F64]:

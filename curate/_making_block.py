@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curate._memory import leave_pandas_out
-from curate.drawing import Drawer
+from curate.drawing import Drawer, script_stream, share_of
 from curate.generation import Block, Generation
 from headwater import plugins
 from headwater.errors import HeadwaterError
@@ -216,43 +216,9 @@ def _drawer(generation: Generation) -> Drawer:
 
 def _script_pictures(task: BlockTask) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
     index, offset = divmod(task.first, share_of(task.generation))
-    stream = script_stream(task.generation, index if only_index(task.generation) is None else None)
+    stream = script_stream(task.generation, index)
     for k, found in enumerate(stream.block(offset, task.pictures, task.mark)):
         yield task.first + k, found[3]
-
-
-def only_index(generation: Generation) -> int | None:
-    """The one process index that a set of the reference stream holds, or None for all."""
-    assert generation.reference is not None
-    return generation.reference.index
-
-
-def share_of(generation: Generation) -> int:
-    """Pictures of one process of the reference stream."""
-    assert generation.reference is not None
-    parts = 1 if generation.reference.index is not None else generation.reference.processes
-    return generation.pictures // parts
-
-
-def script_stream(generation: Generation, index: int | None) -> Any:
-    """The stream of one process: `index`, or the only one that the set holds."""
-    from curate.generators._script import ScriptStream
-
-    assert generation.reference is not None
-    module = plugins.load("generators", generation.generator)
-    processes = generation.reference.processes
-    if generation.reference.index is not None:
-        index, classes = generation.reference.index, generation.classes * processes
-    else:
-        classes = generation.classes
-    return ScriptStream(
-        module.Config(**generation.parameters),
-        classes=classes,
-        instances=generation.instances,
-        processes=processes,
-        index=index or 0,
-        start_class=generation.start_class,
-    )
 
 
 @dataclass(frozen=True)

@@ -115,14 +115,17 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, str
         there, here = old.get(name), new.get(name)
         if there == here:
             continue
-        if isinstance(there, dict) and isinstance(here, dict):
+        if isinstance(there, dict) and isinstance(here, dict) and name != "records":
             found += differences(there, here)
         else:
-            found.append((name, f"{option(name)} is {_told(there)} there, {_told(here)} here"))
+            shown_as = "--from-params" if name == "records" else option(name)
+            found.append((name, f"{shown_as} is {_told(there)} there, {_told(here)} here"))
     return found
 
 
 def _told(value: Any) -> str:
+    if isinstance(value, dict) and value.keys() == {"rows", "sha256"}:
+        return f"a table of {value['rows']} categories ({str(value['sha256'])[:12]}…)"
     return "not set" if value is None else str(value)[:60]
 
 

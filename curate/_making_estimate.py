@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from curate._making_block import pixel_digest, script_stream
-from curate.drawing import Drawer
+from curate._making_block import pixel_digest
+from curate.drawing import Drawer, script_stream
 from curate.generation import Generation, Processes
 from headwater.energy import JOULES_PER_KWH, own_peak_rss_bytes, rated_power
 
@@ -90,7 +90,10 @@ def told(facts: dict[str, Any]) -> str:
     ]
     energy = facts["energy"]
     if energy is not None:
-        lines.append(f"  {energy['kwh']:.3g} kWh, modelled from the rated power ({energy['provider']})")
+        amount = f"{energy['kwh']:.3g} kWh" if energy["kwh"] >= 0.001 else f"{energy['joules']:,.1f} J"
+        lines.append(f"  {amount}, modelled from the rated power ({energy['provider']})")
+    if not facts["annotations_counted"]:
+        lines.append("  masks and polygons are not counted: they come on top")
     lines.append(
         f"modelled from {facts['sampled_pictures']} pictures drawn here and the cost of all; nothing was written"
     )

@@ -14,6 +14,8 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
+from curate._foreign import new_generator
+from curate._given import given_table
 from curate._making_block import BlockTask, Rows, Survey, Take, category_rows, survey
 from curate.categories import CategoryTable
 from curate.drawing import Drawer
@@ -49,6 +51,8 @@ def columns_of(generation: Generation) -> dict[str, str]:
 
 def make_table(generation: Generation, executor: Executor) -> CategoryTable:
     """Parameters of all categories of the indexed stream."""
+    if generation.records is not None:
+        return given_table(generation)
     code = code_of(generation.generator)
     began = time.process_time()
     probe = category_rows(Rows(generation, 0, min(PROBE, generation.classes), code))
@@ -87,7 +91,7 @@ def make_survey(generation: Generation, executor: Executor) -> tuple[CategoryTab
 def row_costs(generation: Generation, table: CategoryTable) -> F64:
     """Work of one picture of every category."""
     module = plugins.load("generators", generation.generator)
-    generator = module.Generator(module.Config(**generation.parameters), generation.seed)
+    generator = new_generator(generation.generator, module, generation.parameters, generation.seed)
     costs = np.empty(len(table))
     for start, records in table.batches():
         costs[start : start + len(records)] = [generator.cost(record) for record in records]

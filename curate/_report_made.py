@@ -201,7 +201,7 @@ def _recipe(made: Generation) -> list[tuple[str, str]]:
         ("recipe", made.id or "not sealed"),
         ("generator", f"{made.generator}, version {made.version}"),
         ("stream", made.stream + (f", seed {made.seed}" if made.stream == "indexed" else "")),
-        ("categories", f"{made.start_class:,} to {made.start_class + made.classes - 1:,}"),
+        ("categories", f"{made.first_category:,} to {made.first_category + made.classes - 1:,}"),
         (
             "order",
             f"{made.order}: consecutive pictures are of one class"

@@ -9,15 +9,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from curate.drawing import Drawer
+from curate.drawing import Drawer, script_stream, share_of
 from curate.generation import Generation
 from curate.generators import Picture
+from curate.make_request import open_generator
 from headwater import plugins
+
+if TYPE_CHECKING:
+    from curate.generators._script import ScriptStream
 
 WALK = 40_000  # pictures of the reference stream that are walked over at most
 
@@ -73,8 +77,7 @@ def background(generation: Generation) -> int:
 
 def cost(generation: Generation, records: Sequence[dict[str, Any]]) -> npt.NDArray[np.float64]:
     """(n,) work of one picture of each record, in the generator's own unit."""
-    module = plugins.load("generators", generation.generator)
-    generator = module.Generator(module.Config(**generation.parameters), generation.seed)
+    _, generator = open_generator(generation)
     return np.array([generator.cost(record) for record in records], np.float64)
 
 
@@ -86,37 +89,23 @@ def records(generation: Generation, rows: Sequence[int]) -> list[dict[str, Any]]
     return [one.record for one in _walked(generation, rows, 0)]
 
 
-def _processes(generation: Generation) -> tuple[list[int], int]:
+def _processes(generation: Generation) -> tuple[range, int]:
     """First row of each process that the set holds, and categories of each."""
-    assert generation.reference is not None
-    count = 1 if generation.reference.index is not None else generation.reference.processes
-    share = generation.classes // count
-    return [k * share for k in range(count)], share
+    share = share_of(generation) // generation.instances
+    return range(0, generation.classes, share), share
 
 
 def _walked(generation: Generation, rows: Sequence[int], across: int) -> Iterator[Shown]:
-    from curate.generators._script import ScriptStream
-
-    module = plugins.load("generators", generation.generator)
-    config, reference = module.Config(**generation.parameters), generation.reference
-    assert reference is not None
-    starts, share = _processes(generation)
+    names = plugins.load("generators", generation.generator).CATEGORY
+    _, share = _processes(generation)
     streams: dict[int, ScriptStream] = {}
     for row in rows:
-        process = row // share
+        process, offset = divmod(row, share)
         if process not in streams:
-            streams[process] = ScriptStream(
-                config,
-                classes=share * reference.processes,
-                instances=generation.instances,
-                processes=reference.processes,
-                index=process if reference.index is None else reference.index,
-                start_class=generation.start_class,
-            )
-        stream = streams[process]
-        drawn = stream.block((row - starts[process]) * generation.instances, max(across, 1))
+            streams[process] = script_stream(generation, process)
+        drawn = streams[process].block(offset * generation.instances, max(across, 1))
         first = next(drawn)
-        record = {name: first[0][name] for name in module.CATEGORY}
+        record = {name: first[0][name] for name in names}
         yield Shown(row, first[1], record, _these(first, drawn) if across else iter(()))
 
 

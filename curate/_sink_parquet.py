@@ -15,7 +15,9 @@ from headwater.files import atomic_file
 if TYPE_CHECKING:
     import pyarrow as pa
 
-ROW_GROUP = 64  # pictures: 3.6 MB of VisualAtom, which a writer holds several times
+ROW_GROUP = 64  # pictures at most: 3.6 MB of VisualAtom, which a writer holds several times
+WAITING_BYTES = 4 << 20  # of masks and outlines: a row group ends with the picture that reaches it
+NUMBER_BYTES = 40  # of a coordinate while it waits: Python's number and the list's pointer
 _PLAIN = {"key": "string", "label": "int64", "category": "int32", "instance": "int32"}
 
 
@@ -68,6 +70,7 @@ class ParquetWriter(BlockWriter):
         self._file = self._stack.enter_context(atomic_file(self.folder / f"{self.name}.parquet"))
         self._schema = schema(self.layout.annotated)
         self._rows: list[dict[str, Any]] = []
+        self._held = 0
         self._writer = pq.ParquetWriter(
             self._file,
             self._schema,
@@ -99,8 +102,10 @@ class ParquetWriter(BlockWriter):
         if self.layout.annotated:
             row["mask"] = {"bytes": mask, "path": f"{key}.mask.png"}
             row["objects"] = [_object(thing) for thing in things]
+            numbers = sum(len(polygon) for thing in things for polygon in thing["segmentation"])
+            self._held += len(mask) + numbers * NUMBER_BYTES
         self._rows.append(row)
-        if len(self._rows) == ROW_GROUP:
+        if len(self._rows) == ROW_GROUP or self._held >= WAITING_BYTES:
             self._flush()
 
     def _flush(self) -> None:
@@ -110,7 +115,7 @@ class ParquetWriter(BlockWriter):
             self._writer.write_table(
                 pa.Table.from_pylist(self._rows, schema=self._schema), row_group_size=ROW_GROUP
             )
-            self._rows = []
+            self._rows, self._held = [], 0
 
     def _finish(self) -> tuple[list[str], int]:
         self._flush()

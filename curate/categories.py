@@ -21,7 +21,7 @@ import numpy as np
 
 from curate._memory import leave_pandas_out
 from curate.generators import Category
-from headwater.errors import IntegrityError, MissingInput, UsageError
+from headwater.errors import HeadwaterError, IntegrityError, MissingInput, UsageError
 from headwater.files import atomic_file, named_io
 
 TABLE_NAME = (
@@ -31,6 +31,7 @@ PARAM_FOLDER = "param"
 TABLE_LIMIT_BYTES = 1 << 30
 CSV_LIMIT_BYTES = 64 << 10
 ROWS = 10_000  # handled at once
+SHOWN = 10  # columns that a message names
 # the RCDB script's names (its param files); columns that are not named here keep theirs
 SCRIPT_NAMES = {
     "vertex_num": "Vertex",
@@ -71,7 +72,7 @@ class CategoryTable:
                 for name, values in lists.items():
                     values.append(record[name])
             for name, kind in kinds.items():
-                parts[name].append(_packed(lists[name], kind))
+                parts[name].append(_packed(name, lists[name], kind))
             on_rows(size)
         return cls(first, kinds, {name: _joined(pieces) for name, pieces in parts.items()})
 
@@ -125,11 +126,20 @@ class CategoryTable:
         return len(self)
 
 
-def _packed(values: list[Any], kind: str) -> Any:
+def _packed(name: str, values: list[Any], kind: str) -> Any:
+    """Raises HeadwaterError for values that are not of the kind, or not finite: a generator of somebody may tell any."""
     if kind in ("string", "large_string"):
-        return values
+        if all(isinstance(value, str) for value in values):
+            return values
+        raise HeadwaterError(f"{name} of a category is no text")
     dtype = {"bool": "bool", "float": "float32", "double": "float64"}.get(kind, kind)
-    return np.array(values, dtype=dtype)
+    try:
+        found = np.array(values, dtype=dtype)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise HeadwaterError(f"{name} of a category is no {kind}: {error}") from error
+    if found.ndim != 1 or (found.dtype.kind == "f" and not np.isfinite(found).all()):
+        raise HeadwaterError(f"{name} of a category is not one finite number")
+    return found
 
 
 def _joined(pieces: list[Any]) -> Any:
@@ -152,8 +162,8 @@ def _line(values: list[Any]) -> bytes:
     return json.dumps(values, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode() + b"\n"
 
 
-def read_parquet(path: Path, kinds: Mapping[str, str]) -> CategoryTable:
-    """The table in a Parquet file, which must have the columns that `kinds` names.
+def read_parquet(path: Path, kinds: Mapping[str, str], *, others: bool = False) -> CategoryTable:
+    """The table in a Parquet file, which must have the columns that `kinds` names, and no others unless they may be left out.
 
     Raises MissingInput, and IntegrityError for a file that is damaged, too large or of another generator.
     """
@@ -166,14 +176,14 @@ def read_parquet(path: Path, kinds: Mapping[str, str]) -> CategoryTable:
     if path.stat().st_size > TABLE_LIMIT_BYTES:
         raise IntegrityError(f"{path}: larger than {TABLE_LIMIT_BYTES:,} bytes: no category table")
     try:
-        with named_io(path), pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path) as file:
             if file.metadata.num_rows > 1_000_000:
                 raise IntegrityError(f"{path}: {file.metadata.num_rows:,} rows: no category table of ours")
             found = file.schema_arrow
             wanted = {"category": "int64", **kinds}
             missing = [name for name in wanted if name not in found.names]
             other = [name for name in found.names if name not in wanted]
-            if missing or other:
+            if missing or (other and not others):
                 raise IntegrityError(
                     f"{path}: not a table of this generator: columns missing {missing}, others {other[:10]}"
                 )
@@ -181,6 +191,9 @@ def read_parquet(path: Path, kinds: Mapping[str, str]) -> CategoryTable:
                 pa.schema([(name, pa.type_for_alias(kind)) for name, kind in wanted.items()])
             )
     except (pa.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno:  # Arrow's own have none
+            with named_io(path):
+                raise
         raise IntegrityError(f"{path}: cannot be read as a category table: {str(error)[:200]}") from error
     if any(column.null_count for column in table.columns):
         raise IntegrityError(f"{path}: a category lacks a value")
@@ -203,13 +216,18 @@ def read_params(folder: Path, kinds: Mapping[str, str]) -> CategoryTable:
     Names may be the script's or ours, in any case; what the generator has no column for is left out. Raises MissingInput, UsageError
     for a name or value that a category lacks, IntegrityError for a file that is no such list.
     """
-    files = sorted(folder.glob("*.csv"))
+    files = sorted((_number(path), path) for path in folder.glob("*.csv"))
     if not files:
         raise MissingInput(f"{folder}: holds no CCCCC.csv with the parameters of a category")
-    numbers = [int(path.stem) if path.stem.isascii() and path.stem.isdigit() else -1 for path in files]
-    if numbers != list(range(numbers[0], numbers[0] + len(files))) or numbers[0] < 0:
+    first = files[0][0]
+    if first < 0 or [number for number, _ in files] != list(range(first, first + len(files))):
         raise IntegrityError(f"{folder}: its files are not named by consecutive category numbers")
-    return CategoryTable.collect(numbers[0], kinds, (_read_csv(path, kinds) for path in files), len(files))
+    return CategoryTable.collect(first, kinds, (_read_csv(path, kinds) for _, path in files), len(files))
+
+
+def _number(path: Path) -> int:
+    """The category of a CCCCC.csv; -1 for another name."""
+    return int(path.stem) if path.stem.isascii() and path.stem.isdigit() and len(path.stem) < 16 else -1
 
 
 def _read_csv(path: Path, kinds: Mapping[str, str]) -> Category:
@@ -220,7 +238,7 @@ def _read_csv(path: Path, kinds: Mapping[str, str]) -> Category:
             f"{path}: larger than {CSV_LIMIT_BYTES:,} bytes: not the parameters of a category"
         )
     found: dict[str, str] = {}
-    for line in data.decode("utf-8", "replace").splitlines():
+    for line in data.decode("utf-8-sig", "replace").splitlines():
         key, comma, value = line.partition(",")
         if not comma:
             if line.strip():
@@ -230,8 +248,9 @@ def _read_csv(path: Path, kinds: Mapping[str, str]) -> Category:
         found[_OURS.get(name, name)] = value.strip()
     missing = [name for name in kinds if name not in found]
     if missing:
+        more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
         raise UsageError(
-            f"{path}: does not say {', '.join(SCRIPT_NAMES.get(name, name) for name in missing)}"
+            f"{path}: does not say {', '.join(SCRIPT_NAMES.get(name, name) for name in missing[:SHOWN])}{more}"
         )
     return {name: _value(path, name, found[name], kind) for name, kind in kinds.items()}
 
@@ -241,7 +260,9 @@ def _value(path: Path, name: str, text: str, kind: str) -> Any:
         return text
     real = kind in ("double", "float64", "float", "float32")
     try:
-        value = float(text) if real else int(text)
+        value = float(text)
+        if not real:  # tools that know only floats write 337.0; whole numbers of ours are exact in one
+            value = int(value) if value.is_integer() and abs(value) < 2**53 else math.nan
     except (ValueError, OverflowError):
         value = math.nan
     limits = None if real else np.iinfo(kind)

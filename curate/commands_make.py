@@ -27,6 +27,11 @@ _SET: list[Option] = [
         help="First category. The reference stream only renames by it, as the script does.  [default: 0]",
     ),
     click.option(
+        "--from-params",
+        type=ANY,
+        help="The classes are those of this table: a Parquet file, or a folder of headerless CCCCC.csv files of key,value.",
+    ),
+    click.option(
         "--perturb",
         type=float,
         metavar="DELTA",
@@ -74,7 +79,12 @@ _LAYOUT: list[Option] = [
         help="Which pictures come together: of a class (a set that grows by classes), or one of each class (shards that are"
         " ready for training).  [default: class for folders, instance for shards]",
     ),
-    click.option("--block-size", "--shard-size", type=int, help="Pictures in a shard.  [default: 10000]"),
+    click.option(
+        "--block-size",
+        "--shard-size",
+        type=int,
+        help="Pictures in a shard.  [default: 10000; 1000 in a set of fewer than 100000]",
+    ),
 ]
 _HOW: list[Option] = [
     click.option(
@@ -157,9 +167,10 @@ def make() -> None:
 
 def generator_command(name: str) -> click.Command:
     """The command of one generator; its module is imported, its kernels are not loaded."""
+    from curate._foreign import check_module
     from headwater import plugins
 
-    module = plugins.load("generators", name, whole=True)
+    module = check_module(name, plugins.load("generators", name, whole=True))
     fields = dataclasses.fields(module.Config)
     names = [field.name for field in fields]
 
@@ -187,7 +198,24 @@ def generator_command(name: str) -> click.Command:
 def recipe_command(path: str) -> click.Command:
     """The command that makes again what the recipe at `path` names."""
 
+    def add(context: click.Context, parameter: click.Parameter, paths: tuple[Path, ...]) -> None:
+        from headwater.plugins import add_file
+
+        for one in paths:
+            add_file("generators", one)
+
     @_output
+    @click.option(
+        "--plugin",
+        type=ANY,
+        multiple=True,
+        callback=add,
+        expose_value=False,
+        help="The generator of yours (.py) that the recipe was made with; it is code, and this runs it.",
+    )
+    @click.option(
+        "--from-params", type=ANY, help="The recipe's table of categories, where it does not lie beside it."
+    )
     @click.option("--classes", type=int, help="With --grow: how many.")
     @click.option("--instances", type=int, help="With --grow: how many.")
     @click.option(
@@ -197,14 +225,22 @@ def recipe_command(path: str) -> click.Command:
     )
     @common
     def run(
-        settings: Settings, *, output: Path, classes: int | None, instances: int | None, **how: Any
+        settings: Settings,
+        *,
+        output: Path,
+        classes: int | None,
+        instances: int | None,
+        from_params: Path | None,
+        **how: Any,
     ) -> dict[str, Any]:
         from curate.make_request import MakeRequest
 
         if settings.seed is not None:
             raise UsageError("--seed: a recipe has its own seed", hint="leave --seed out")
         how.pop("resume")
-        request = MakeRequest.from_recipe(Path(path), classes=classes, instances=instances)
+        request = MakeRequest.from_recipe(
+            Path(path), classes=classes, instances=instances, from_params=from_params
+        )
         return _run(settings, request, output, **how)
 
     for option in reversed(_HOW):
@@ -241,6 +277,11 @@ def _run(
 
     tune_process()
     if picture is not None:
+        given = {"--sink": sink, "--grow": grow or None, "--param-csv": param_csv, "--sheet": sheet}
+        if unused := [name for name, value in given.items() if value is not None]:
+            raise UsageError(
+                f"{unused[0]}: --picture writes one file and no set", hint="leave one of them out"
+            )
         return _one_picture(settings, request, output, picture)
     plan = making.plan_make(
         request, output, sink=sink, param_csv=param_csv, sheet=sheet, grow=grow, force=settings.force
@@ -278,17 +319,19 @@ def _estimate(facts: dict[str, Any], plan: Any) -> dict[str, Any]:
 
 def _said(plan: Any, outcome: Any) -> dict[str, Any]:
     """What was made."""
+    from curate._making_estimate import size_of
     from curate.commands import step_result
 
     result = step_result(outcome, plan.step)
     step = outcome.step
     counts, energy = step.identity.counts, step.energy
-    size = sum(entry.size_bytes for entry in step.identity.outputs)
+    size = size_of(sum(entry.size_bytes for entry in step.identity.outputs))
     there = " (already there)" if outcome.cached else ""
     made = plan.generation
     lines = [
-        f"{outcome.path}: {counts.kept:,} pictures of {made.classes:,} categories, {size / 1e6:,.1f} MB{there}",
+        f"{outcome.path}: {counts.kept:,} pictures of {made.classes:,} categories, {size}{there}",
         *(f"  {number:,} × {reason}" for reason, number in counts.dropped.items() if number),
+        *(f"  {counts.extra[name]:,} × {name}" for name in ("near-empty, kept",) if counts.extra.get(name)),
         f"  {energy.duration_seconds:.2f} s, {energy.cpu_seconds:.2f} CPU s; step {step.id[:12]}",
     ]
     result["text"] = "\n".join(lines)

@@ -38,6 +38,7 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
     show_default=True,
     help="Kept rows to show; a third as many for each reason; 0: none.",
 )
+@click.option("--images", type=FOLDER, help="Polygons: folder of the image files, if they lie elsewhere.")
 @click.option(
     "--scatter", metavar="X,Y", help="Two numbers to draw against each other (default: the first two scores)."
 )
@@ -53,9 +54,10 @@ def report(
     cache: Path | None,
     title: str | None,
     thumbnails: int,
+    images: Path | None,
     scatter: str | None,
 ) -> dict[str, Any]:
-    """Write one HTML page about PATH: a subset, a folder of resharded shards, a pool, or pictures that headwater made.
+    """Write one HTML page about PATH: a subset, a folder of resharded shards, a pool, pictures that headwater made, or polygons.
 
     The page is one file without scripts: funnel, histograms with the cuts, rows that were kept and dropped, duplicates, energy,
     digests, and the command that makes the output again. Which rows are shown depends on --seed.
@@ -65,15 +67,21 @@ def report(
     headwater report mine.npy -o mine.html --shards TARS --thumbnails 48
     """
     from curate._report_made import build_made_report, is_made
+    from curate._report_polygons import build_polygons_report, is_polygons
     from curate.report import MARK, build_report, check_page, find_subject
 
     check_page(output, MARK, force=settings.force)
-    made = is_made(path)  # looked at first: its category table would pass for a pool
+    polygons = is_polygons(path)
+    made = not polygons and is_made(path)  # looked at first: Parquet files in it would pass for a pool
     if settings.dry_run:
-        kind = "generation" if made else find_subject(path).kind
+        kind = "polygons" if polygons else "generation" if made else find_subject(path).kind
         what = f"the pictures {path}" if made else f"the {kind} {path}"
         return {"kind": kind, "output": str(output), "text": f"{output}: would be made, about {what}"}
-    if made:
+    if polygons:
+        facts = build_polygons_report(
+            path, output, images=images, title=title, thumbnails=thumbnails, seed=settings.seed or 0
+        )
+    elif made:
         facts = build_made_report(path, output, title=title, thumbnails=thumbnails, seed=settings.seed or 0)
     else:
         facts = build_report(

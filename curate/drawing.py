@@ -9,16 +9,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from curate.generation import Generation, load_recipe
 from curate.generators import Category, Picture
 from curate.make_request import open_generator
+from headwater import plugins
+from headwater.console import track
 from headwater.errors import UsageError
 
+if TYPE_CHECKING:
+    from curate.categories import CategoryTable
+    from curate.generators._script import ScriptStream
+
 RECORDS = 65_536  # category records kept at once
+STEPS = 10_000  # pictures walked between two reports
 
 
 @dataclass(frozen=True)
@@ -36,8 +43,8 @@ class Drawer:
     def __init__(self, generation: Generation) -> None:
         if generation.stream != "indexed":
             raise UsageError(
-                f"the {generation.stream} stream has no picture alone: each follows from all before it",
-                hint="--stream indexed, or make the set",
+                f"pictures of the {generation.stream} stream follow from all before them: they are drawn in order",
+                hint="curate.drawing.make_picture walks to one; --stream indexed has any at once",
             )
         module, self._generator = open_generator(generation)
         self.generation = generation
@@ -45,6 +52,7 @@ class Drawer:
         self._painter: Any = None
         self._records: dict[int, Category] = {}
         self._base: Category | None = None
+        self._table: CategoryTable | None = None
 
     def index(self, row: int) -> int:
         """The generator's own index of category `row` of the set."""
@@ -69,6 +77,12 @@ class Drawer:
 
     def parameters(self, row: int) -> Category:
         """As `record`, computed anew."""
+        if self.generation.records is not None:
+            if self._table is None:
+                from curate._given import given_table
+
+                self._table = given_table(self.generation)
+            return self._table.records([row])[0]
         perturb = self.generation.perturb
         if perturb is None:
             found: Category = self._generator.category(self.index(row))
@@ -90,7 +104,16 @@ class Drawer:
         """Picture `instance` of category `row`. Raises MissingExtra where the kernels cannot be loaded."""
         if self._painter is None:
             self._painter = self._generator.painter()
-        record, index = self.record(row), self.generation.first_category + row
+        try:
+            return self._drawn(self.record(row), self.index(row), instance)
+        except UsageError as error:
+            if self.generation.records is None:
+                raise
+            raise UsageError(
+                f"category {self.index(row)} of the table: {error.message}", hint=error.hint
+            ) from error
+
+    def _drawn(self, record: Category, index: int, instance: int) -> Drawn:
         rejection = self.generation.rejection
         if rejection is None:
             return Drawn(self._painter.paint(record, index, instance))
@@ -112,7 +135,10 @@ class Drawer:
 
 
 def make_picture(recipe: Path | Generation, category: int, instance: int) -> Drawn:
-    """The one picture `instance` of the category with that index, as it is in the set. Raises UsageError for one that is not in it."""
+    """The one picture `instance` of the category with that index, as it is in the set. Raises UsageError for one that is not in it.
+
+    In the reference stream the category's index is the label with which the set has it.
+    """
     generation = recipe if isinstance(recipe, Generation) else load_recipe(recipe)
     first = generation.first_category
     row = category - first
@@ -122,4 +148,45 @@ def make_picture(recipe: Path | Generation, category: int, instance: int) -> Dra
         raise UsageError(
             f"instance {instance}: every category of the set has 0 to {generation.instances - 1}"
         )
+    if generation.stream == "reference":
+        return _walked_to(generation, generation.number(row, instance))
     return Drawer(generation).draw(row, instance)
+
+
+def _walked_to(generation: Generation, number: int) -> Drawn:
+    """Picture `number` of the reference stream: everything before it is walked through, which is cheap beside drawing it."""
+    open_generator(generation)  # refuses another version
+    index, offset = divmod(number, share_of(generation))
+    stream = script_stream(generation, index)
+    with track("walk the stream", total=offset, unit="pictures") as bar:
+        for stop in range(STEPS, offset, STEPS):
+            stream.mark(stop)
+            bar.add(STEPS)
+        mark = stream.mark(offset)
+        bar.add(offset - bar.done)
+    ((_, _, _, pixels),) = stream.block(offset, 1, mark)
+    return Drawn(Picture(pixels))
+
+
+def share_of(generation: Generation) -> int:
+    """Pictures of one process of the reference stream."""
+    assert generation.reference is not None
+    parts = 1 if generation.reference.index is not None else generation.reference.processes
+    return generation.pictures // parts
+
+
+def script_stream(generation: Generation, index: int) -> ScriptStream:
+    """The stream of process `index`; of the only one that the set holds, where it does not hold all."""
+    from curate.generators._script import ScriptStream
+
+    assert generation.reference is not None
+    module = plugins.load("generators", generation.generator)
+    only, processes = generation.reference.index, generation.reference.processes
+    return ScriptStream(
+        module.Config(**generation.parameters),
+        classes=generation.classes * (1 if only is None else processes),
+        instances=generation.instances,
+        processes=processes,
+        index=index if only is None else only,
+        start_class=generation.start_class,
+    )

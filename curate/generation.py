@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, PrivateAttr, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from headwater.errors import HeadwaterError, IntegrityError, MissingInput
 from headwater.files import named_io
@@ -115,8 +115,32 @@ class Generation(Record):
     block_size: Annotated[int, Field(ge=1, le=MAX_BLOCK_SIZE, strict=True)] = BLOCK_SIZE
     encoder: str = Field(description="what makes the files of the pixels")
     pixels: Literal["grey8", "rgb8"]
+    records: Table | None = Field(
+        None,
+        description="the table that the categories were taken from, where they do not follow from their index; absent otherwise."
+        " It lies beside the recipe, as param/categories.parquet",
+    )
     categories: Table | None = None
     blocks: list[Block] = Field(default_factory=list, max_length=MAX_BLOCKS)
+
+    _place: Path | None = PrivateAttr(None)
+
+    @model_serializer(mode="wrap")
+    def _told(self, told: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `records` where there are none: the ids of such recipes are what they were before there could be any."""
+        found: dict[str, Any] = told(self)
+        return found if found.get("records") else {k: v for k, v in found.items() if k != "records"}
+
+    @property
+    def table_at(self) -> Path | None:
+        """Where the table of `records` lies; no part of the recipe."""
+        return self._place
+
+    def placed(self, path: Path) -> Generation:
+        """With the table of its `records` at `path`."""
+        found = self.model_copy()
+        found._place = path
+        return found
 
     @property
     def pictures(self) -> int:
@@ -169,6 +193,7 @@ class Generation(Record):
             "start_class",
             "rejection",
             "reference",
+            "records",
         }
         return self.model_dump(mode="json", include=kept)
 
@@ -191,7 +216,8 @@ def load_recipe(path: Path) -> Generation:
         data = handle.read(RECIPE_LIMIT_BYTES + 1)
     if len(data) > RECIPE_LIMIT_BYTES:
         raise IntegrityError(f"{file}: larger than {RECIPE_LIMIT_BYTES:,} bytes: not a recipe of pictures")
-    return parse_recipe(data, str(file))
+    recipe = parse_recipe(data, str(file))
+    return recipe.placed(file.parent) if recipe.records else recipe
 
 
 def parse_recipe(data: bytes, name: str) -> Generation:
@@ -238,6 +264,12 @@ def _unsound(recipe: Generation) -> str | None:
         return "its stream and its processes contradict each other"
     if recipe.reference and recipe.reference.index is None and recipe.classes % recipe.reference.processes:
         return "its classes are not divided among its processes"
+    if recipe.records and (
+        recipe.stream != "indexed" or recipe.perturb or recipe.records.rows != recipe.classes
+    ):
+        return "its categories cannot be those of a table"
+    if recipe.records and recipe.categories and recipe.records != recipe.categories:
+        return "it names two tables of categories"
     if recipe.pictures > MAX_PICTURES:
         return f"{recipe.pictures:,} pictures are more than {MAX_PICTURES:,}"
     if recipe.pictures > recipe.block_size * MAX_BLOCKS:

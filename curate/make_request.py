@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from curate._foreign import check_module, new_generator
 from curate._png import ENCODER
 from curate.generation import (
     BLOCK_SIZE,
@@ -39,7 +40,8 @@ from headwater.errors import HeadwaterError, UsageError, nearest
 ATTEMPTS = 16  # drawings of one picture before the last is kept although it is near-empty
 STREAMS = ("indexed", "reference")
 ORDERS = ("class", "instance")
-MIXED_SINKS = frozenset({"tar", "parquet"})  # read in order by a trainer: their shards mix the classes
+# shards are read in order by a trainer, so they mix the classes; a recipe alone stands for shards
+MIXED_SINKS = frozenset({"tar", "parquet", "recipe"})
 SETTINGS = ("classes", "instances", "perturb", "base")  # keys of a preset that are no parameters
 
 
@@ -58,16 +60,22 @@ class MakeRequest:
     perturb: float | None = None
     base: int | None = None
     min_lit: float | None = None
-    attempts: int = ATTEMPTS
+    attempts: int | None = None  # ATTEMPTS, where there is a rejection
     processes: int | None = None  # reference stream: numof_thread of the script
     index: int | None = None  # reference stream: thread_num; None: all of them
     order: str | None = None
     block_size: int | None = None
+    from_params: Path | None = None  # the categories are those of this table
     recipe: Generation | None = None  # to be made again: its digests must come out
 
     @classmethod
     def from_recipe(
-        cls, path: Path, *, classes: int | None = None, instances: int | None = None
+        cls,
+        path: Path,
+        *,
+        classes: int | None = None,
+        instances: int | None = None,
+        from_params: Path | None = None,
     ) -> MakeRequest:
         """Make again what a recipe names, or (with `--grow`) more of it.
 
@@ -90,11 +98,12 @@ class MakeRequest:
             perturb=made.perturb.delta if made.perturb else None,
             base=made.perturb.base if made.perturb else None,
             min_lit=made.rejection.min_lit if made.rejection else None,
-            attempts=made.rejection.attempts if made.rejection else ATTEMPTS,
+            attempts=made.rejection.attempts if made.rejection else None,
             processes=made.reference.processes if made.reference else None,
             index=made.reference.index if made.reference else None,
             order=made.order,
             block_size=made.block_size,
+            from_params=from_params,
             recipe=made,
         )
 
@@ -115,7 +124,7 @@ def open_generator(made: Generation, name: str = "the recipe") -> tuple[ModuleTy
 
     Raises HeadwaterError for another version, UsageError for an unknown generator or what it cannot draw.
     """
-    module = plugins.load("generators", made.generator)
+    module = check_module(made.generator, plugins.load("generators", made.generator))
     if module.VERSION != made.version:
         raise HeadwaterError(
             f"{name}: made by version {made.version} of {made.generator}; here is version {module.VERSION}, which draws other pixels",
@@ -124,7 +133,7 @@ def open_generator(made: Generation, name: str = "the recipe") -> tuple[ModuleTy
     if made.stream not in module.STREAMS:
         raise UsageError(f"{name}: {made.generator} has no {made.stream} stream")
     values = config_values(module, made.generator, made.parameters)
-    return module, module.Generator(module.Config(**values), made.seed)
+    return module, new_generator(made.generator, module, values, made.seed)
 
 
 def resolve(request: MakeRequest, sink: str = "recipe", *, like: Generation | None = None) -> Generation:
@@ -132,16 +141,26 @@ def resolve(request: MakeRequest, sink: str = "recipe", *, like: Generation | No
 
     Raises UsageError naming what is wrong.
     """
-    module = plugins.load("generators", request.generator)
+    module = check_module(request.generator, plugins.load("generators", request.generator))
     preset = _preset(module, request)
     settings = {name: preset.pop(name, None) for name in SETTINGS}
     values = config_values(module, request.generator, {**preset, **request.parameters})
-    classes = _given(request.classes, like.classes if like else None, settings["classes"])
+    table, records = None, None
+    if request.from_params is not None or (request.recipe is not None and request.recipe.records):
+        from curate._given import asked_table, check_table, listed
+
+        table = asked_table(request, module)
+        records = listed(table)
+    classes = len(table) if table is not None and request.classes is None else None
+    classes = _given(request.classes, classes, like.classes if like else None, settings["classes"])
     instances = _given(request.instances, like.instances if like else None, settings["instances"])
     classes = whole("--classes", classes, 1, MAX_CLASSES)
     instances = whole("--instances", instances, 1, MAX_INSTANCES)
     seed = whole("--seed", request.seed, 0, SAFE_INTEGER)
     start = whole("--start-class", request.start_class, 0, MAX_START)
+    if table is not None:
+        check_table(request, table, classes)
+        start = table.first
     if request.stream not in module.STREAMS:
         offered = (
             f"it has {' and '.join(module.STREAMS)}"
@@ -180,8 +199,14 @@ def resolve(request: MakeRequest, sink: str = "recipe", *, like: Generation | No
     size = whole("--block-size", size, 1, MAX_BLOCK_SIZE)
     _check_total(classes, instances, size, reference.processes if reference else 1)
     perturb = _perturb(request, settings)
-    module.Generator(module.Config(**values), seed)  # refuses what nothing can be drawn from
-    return Generation(
+    generator = new_generator(
+        request.generator, module, values, seed
+    )  # refuses what nothing can be drawn from
+    if perturb and records:
+        raise UsageError("--perturb: the categories are those of the table", hint="leave one of them out")
+    if perturb:
+        generator.perturbed(generator.category(perturb.base), start, perturb.delta)  # as this does
+    made = Generation(
         generator=request.generator,
         version=module.VERSION,
         stream=request.stream,  # type: ignore[arg-type]
@@ -197,7 +222,12 @@ def resolve(request: MakeRequest, sink: str = "recipe", *, like: Generation | No
         block_size=size,
         encoder=ENCODER,
         pixels="rgb8" if module.KIND == "colour" else "grey8",
+        records=records,
     )
+    if records is None:
+        return made
+    at = request.from_params or (request.recipe.table_at if request.recipe else None)
+    return made.placed(at) if at else made
 
 
 def _given(*values: Any) -> Any:
@@ -322,6 +352,10 @@ def _perturb(request: MakeRequest, settings: Mapping[str, Any]) -> Perturb | Non
 def _rejection(request: MakeRequest, module: ModuleType) -> Rejection | None:
     share = request.min_lit
     if share is None:
+        if request.attempts is not None:
+            raise UsageError(
+                "--attempts tells how often --min-lit draws a picture again", hint="add --min-lit SHARE"
+            )
         return None
     if not isinstance(share, (int, float)) or isinstance(share, bool) or not 0 < share < 1:
         raise UsageError(f"--min-lit is {share}: must be above 0 and below 1, a share of the pixels")
@@ -329,4 +363,6 @@ def _rejection(request: MakeRequest, module: ModuleType) -> Rejection | None:
         raise UsageError(
             f"--min-lit: pictures of {request.generator} have a background everywhere; none is near-empty"
         )
-    return Rejection(min_lit=float(share), attempts=whole("--attempts", request.attempts, 2, 1000))
+    return Rejection(
+        min_lit=float(share), attempts=whole("--attempts", _given(request.attempts, ATTEMPTS), 2, 1000)
+    )

@@ -2,7 +2,8 @@
 
     OUT/recipe.json           what the set is (generation/1), with one digest of the pixels of every block
     OUT/param/categories.parquet    what every category is made of; param/CCCCC.csv the same for other tools
-    OUT/…                     the pictures, as the sink stores them; sizes.json counts those of each tar, annotations.json is COCO
+    OUT/…                     the pictures, as the sink stores them; sizes.json counts those of each tar
+    OUT/annotations.json, OUT/polygons/    things of annotated sets in a folder: as COCO, and the same as a store of polygons
     OUT/sheet.png             a contact sheet
 
 A block that is finished is kept when the run is stopped. A set grows by making the larger set: blocks that it has already are linked,
@@ -18,10 +19,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from curate._making_block import BlockDone, Take, make_block, objects_file, out_folder
+from curate._making_block import BlockDone, Take, make_block, out_folder
 from curate._making_check import allowed_growth, check_against, load_grown, refuse_other
-from curate._making_estimate import estimate_generation
+from curate._making_estimate import estimate_generation, size_of
+from curate._making_space import check_space, room
 from curate._making_tasks import Tasks, block_costs, is_light, make_survey, make_table, row_costs
+from curate._making_things import write_things
 from curate.categories import TABLE_NAME, CategoryTable
 from curate.drawing import Drawer as Drawer
 from curate.drawing import make_picture as make_picture
@@ -40,7 +43,8 @@ from headwater.steps import Outcome, Plan, RunOptions, Work, check_output, run_s
 STEP = "make"
 VERSION = 1
 MAX_FILES = 300_000  # pictures of one folder sink: its record names every file
-SHEET_NAME, SIZES_NAME, COCO_NAME = "sheet.png", "sizes.json", "annotations.json"
+WITH_STORE = 2  # version of what annotated sets in a folder are: their polygons are stored too
+SHEET_NAME, SIZES_NAME = "sheet.png", "sizes.json"
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,8 @@ def plan_make(
     """
     if sink is not None and sink not in SINKS:
         raise UsageError(f"--sink {sink}: {nearest(sink, SINKS)}")
+    if str(output) == "-":
+        raise UsageError("-o -: a set is a folder of files", hint="name the folder to write")
     check_output(output, "folder")
     grown = load_grown(output) if grow else None
     if grown:
@@ -101,7 +107,9 @@ def plan_make(
             ),
         )
     config = step_config(generation, sink, param_csv=param_csv, sheet=sheet)
-    step = Plan(STEP, VERSION, config, [], output, kind="folder", seed=generation.seed, resumable=True)
+    annotated = bool(plugins.load("generators", generation.generator).ANNOTATED)
+    version = WITH_STORE if annotated and sink == "folder" else VERSION
+    step = Plan(STEP, version, config, [], output, kind="folder", seed=generation.seed, resumable=True)
     if grown:
         allowed_growth(grown, generation, config, output)
     elif not force:
@@ -113,7 +121,7 @@ def plan_make(
         step=step,
         param_csv=param_csv,
         sheet=sheet,
-        annotated=bool(plugins.load("generators", generation.generator).ANNOTATED),
+        annotated=annotated,
         grows=grown.generation if grown and grown.key != step.key else None,
         entries=tuple(grown.entries) if grown else (),
     )
@@ -152,20 +160,27 @@ def estimate(plan: MakePlan, executor: Executor) -> dict[str, Any]:
 
     Draws a few pictures in memory, for about half a second once the kernels are loaded.
     """
-    return estimate_generation(plan.generation, plan.sink, annotated=plan.annotated, workers=executor.workers)
+    facts = estimate_generation(
+        plan.generation, plan.sink, annotated=plan.annotated, workers=executor.workers
+    )
+    free, _ = room(plan.step.output.parent)
+    if facts["bytes"] > free:
+        facts["text"] += f"\nthere is no room for it: {size_of(free)} are free in {plan.step.output.parent}"
+    return {**facts, "free_bytes": free}
 
 
 def _work(plan: MakePlan, job: Work, executor: Executor) -> Counts:
     generation = plan.generation
-    for name in ("out", "blocks", "objects"):
-        (job.parts / name).mkdir(exist_ok=True)
-    _sweep(job.parts)
+    _check_space(plan, job.parts)
     marks = None
     if generation.stream == "reference":
         table, marks = make_survey(generation, executor)
     else:
         table = make_table(generation, executor)
     costs = row_costs(generation, table)
+    for name in ("out", "blocks", "objects"):
+        (job.parts / name).mkdir(exist_ok=True)
+    _sweep(job.parts)
     tasks = Tasks(
         generation,
         table,
@@ -203,6 +218,17 @@ def _work(plan: MakePlan, job: Work, executor: Executor) -> Counts:
         dropped={"near-empty, drawn again": rejected} if generation.rejection else {},
         extra={"categories": len(table), "blocks": len(blocks)}
         | ({"near-empty, kept": kept_empty} if generation.rejection else {}),
+    )
+
+
+def _check_space(plan: MakePlan, parts: Path) -> None:
+    """Raises HeadwaterError where what is missing of the set does not fit on the disk."""
+    there = {path.stem for path in (parts / "blocks").glob("*.json")}
+    if plan.grows is not None and continues(plan.grows, plan.generation):
+        cut = set(plan.generation.cut())
+        there |= {b.name for b in plan.grows.blocks if (b.name, b.first, b.pictures) in cut}
+    check_space(
+        plan.generation, plan.sink, annotated=plan.annotated, folder=plan.step.output.parent, there=there
     )
 
 
@@ -308,19 +334,9 @@ def _write_rest(plan: MakePlan, recipe: Generation, table: CategoryTable, parts:
     if plan.sink == "tar":
         write_json(folder / SIZES_NAME, {f"{block.name}.tar": block.pictures for block in recipe.blocks})
     if plan.annotated and plan.sink == "folder":
-        _write_coco(recipe, folder / COCO_NAME, parts)
+        write_things(recipe, folder, parts)
     if plan.sheet:
         _write_sheet(recipe, folder / SHEET_NAME)
-
-
-def _write_coco(recipe: Generation, path: Path, parts: Path) -> None:
-    from curate._coco_file import write_coco
-
-    module = plugins.load("generators", recipe.generator)
-    names = module.LABELS(module.Config(**recipe.parameters))
-    lines = [objects_file(parts, block.name) for block in recipe.blocks]
-    with atomic_file(path) as handle:
-        write_coco(handle, lines, names, {"description": f"{recipe.generator} {recipe.id[:12]}"})
 
 
 def _write_sheet(recipe: Generation, path: Path) -> None:

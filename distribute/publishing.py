@@ -8,6 +8,7 @@ file system, in any order, at any time. Formats: schemas/README.md.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from dataclasses import dataclass, field, replace
@@ -43,6 +44,8 @@ __all__ = ["DEFAULT_PROFILES", "PublishOptions", "piece_size_for", "publish"]
 DEFAULT_PROFILES = ("unixfs-v1-2025", "kubo-v1-raw")
 # all digests of a GB, on the two-core machine this was measured on; a dry run says that it is an estimate
 CPU_SECONDS_PER_GB = 3.2
+RECIPE_NAME = "recipe.json"  # `generation/1`
+RECIPE_LIMIT_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -264,7 +267,28 @@ def _scan(folder: Path, options: PublishOptions) -> Scan:
     scan = scan_tree(folder, portable=options.portable, allow=options.allow)
     scan.raise_for_problems()
     scan.say_warnings()
+    if _has_recipe(folder):
+        kept = [file for file in scan.files if file.path != RECORD_NAME]
+        if len(kept) < len(scan.files):
+            say(
+                "info",
+                f"{RECORD_NAME} stays here: {RECIPE_NAME} makes the other files again, and so this very release",
+            )
+        scan = replace(scan, files=kept)
     return scan
+
+
+def _has_recipe(folder: Path) -> bool:
+    """Whether a recipe of pictures lies in it. The record of such a folder has times and a host, all else is made again byte for byte."""
+    file = folder / RECIPE_NAME
+    if not file.is_file() or file.stat().st_size > RECIPE_LIMIT_BYTES:
+        return False
+    try:
+        document = json.loads(file.read_bytes())
+    except (ValueError, RecursionError):
+        return False
+    found = document.get("format") if isinstance(document, dict) else None
+    return isinstance(found, str) and found.startswith("generation/")
 
 
 def _copies(job: Job, size: int) -> int:

@@ -55,6 +55,11 @@ COMMANDS: dict[str, Entry] = {
     "make": Entry(
         "curate.commands_make:make", "Draw pictures from a formula, or make a recipe of them again.", "curate"
     ),
+    "polygons": Entry(
+        "curate.commands_polygons:polygons",
+        "Polygon datasets: import, validate, split, stats, export.",
+        "curate",
+    ),
     "report": Entry(
         "curate.commands_report:report", "One HTML page about an output and the steps behind it.", "curate"
     ),

@@ -64,7 +64,11 @@ def rerun_records(
         (record.identity.step, output, record) for output, record in found if record.identity.step in members
     ]
     if not chosen:
-        chosen = [(step, path, None) for step, member in members.items() if (path / member.MARKER).is_file()]
+        below = sorted(one for one in path.iterdir() if one.is_dir()) if path.is_dir() else []
+        for folder in (path, *below):  # of a release, the folder of its files
+            chosen += [
+                (step, folder, None) for step, member in members.items() if (folder / member.MARKER).is_file()
+            ]
     if not chosen:
         raise UsageError(
             f"--rerun {name}: nothing here was made by a step that can be made again",

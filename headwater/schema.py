@@ -37,6 +37,7 @@ MODELS: dict[str, str] = {
     "rule": "curate.rules:RuleFile",
     "run": "train.runs:Run",
     "scorer": "curate.scorer_training:ScorerCard",
+    "split": "curate.polygons.splits:SplitFile",
     "step": "headwater.manifest:Step",
     "suite": "train.suite:SuiteFile",
     "votes": "curate._votes:VotesFile",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,24 +18,24 @@ Window = tuple[int, int, int, int]  # top, left, height, width
 class WindowDrawer(Drawer):
     """Pixels of a picture; with a window, those outside it may be anything."""
 
-    _windows: bool | None = None
-
-    @property
+    @cached_property
     def side(self) -> int:
         """Height and width of a picture."""
-        return int(self.generation.parameters["image_size"])
+        known = self.generation.parameters.get("image_size")
+        return int(known) if known is not None else len(self.draw(0, 0).picture.pixels)
 
-    def pixels(self, row: int, instance: int, window: Window | None = None) -> U8:
-        """(S, S) or (S, S, 3) pixels of picture `instance` of category `row`, good until the next call.
-
-        With a rejection in the recipe the whole picture is drawn: whether it is kept is decided by all of it.
-        """
+    @cached_property
+    def _paint(self) -> Any:
+        """The painter's way to draw a window; None where it has none, or where whole pictures decide which are kept."""
         if self._painter is None:
             self._painter = self._generator.painter()
-        if self._windows is None:
-            self._windows = "window" in inspect.signature(self._painter.paint).parameters
-        if window is None or not self._windows or self.generation.rejection is not None:
+        paint = self._painter.paint
+        able = self.generation.rejection is None and "window" in inspect.signature(paint).parameters
+        return paint if able else None
+
+    def pixels(self, row: int, instance: int, window: Window | None = None) -> U8:
+        """(S, S) or (S, S, 3) pixels of picture `instance` of category `row`, good until the next call."""
+        if window is None or self._paint is None:
             return self.draw(row, instance).picture.pixels
-        paint: Any = self._painter.paint
-        drawn: U8 = paint(self.record(row), self.index(row), instance, window=window).pixels
+        drawn: U8 = self._paint(self.record(row), self.index(row), instance, window=window).pixels
         return drawn

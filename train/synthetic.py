@@ -8,6 +8,9 @@
 `PicturesMap` gives a picture by its number. `PicturesStream` walks all of them in a shuffled order that every rank and loader process
 works out for itself, without a list: an epoch is every picture exactly once, whatever the number of ranks and loader processes. Where
 pictures are cropped, the painter is asked for the box alone.
+
+The label of a picture is its category's index, as in the files that `headwater make` writes; `dataset.generation.first_category` is
+the least of them (0 but with a start class), to be taken off for a network with an output for each class.
 """
 
 from __future__ import annotations
@@ -71,7 +74,7 @@ class _Pictures:
         return {**self.__dict__, "drawer": None}
 
     def __call__(self, row: int, instance: int, epoch: int) -> tuple[Any, Any]:
-        """Picture and label (the category's place in the set, from 0), or target."""
+        """Picture and label, or target."""
         picture, target = self._drawn(row, instance, epoch)
         if self.channels == 3 and len(picture) == 1:
             picture = picture.expand(3, -1, -1)
@@ -88,14 +91,16 @@ class _Pictures:
             whole = self.drawer.draw(row, instance).picture
             return _first(whole.pixels), detection_target(whole)
         if self.crop is None:
-            return _first(self.drawer.pixels(row, instance)), row
+            return _first(self.drawer.pixels(row, instance)), self.drawer.index(row)
         key = salt_key("crop")
         for part in (self.seed, epoch, row, instance):
             key = fold(key, part)
         side = self.drawer.side
         top, left, height, width = box = self.crop.box(side, random.Random(key))
         pixels = self.drawer.pixels(row, instance, box)
-        return self.crop.resize(_first(pixels[top : top + height, left : left + width])), row
+        return self.crop.resize(_first(pixels[top : top + height, left : left + width])), self.drawer.index(
+            row
+        )
 
 
 def generation_of(recipe: Recipe) -> Generation:
@@ -189,11 +194,16 @@ class PicturesStream(IterableDataset[Any]):
         self.generation = self._pictures.generation
         self.batch_size, self.seed, self.fresh = batch_size, seed, fresh
         self.shuffle, self.drop_last = shuffle, drop_last
-        self._epoch = _shared(0)
+        self._epoch = _shared(0, 0)  # and how much of it is skipped
 
-    def set_epoch(self, epoch: int) -> None:
-        """The epoch that the next iteration draws, in loader processes too."""
+    def set_epoch(self, epoch: int, skip: int = 0) -> None:
+        """The epoch that the next iterations draw, in loader processes too.
+
+        `skip` batches (without a batch size: pictures) of this rank are left out at the start, not drawn: those that a run which was
+        stopped had taken.
+        """
         self._epoch[0] = _whole("epoch", epoch, 0, 1 << 31)
+        self._epoch[1] = _whole("skip", skip, 0, len(self))
 
     @property
     def pictures(self) -> int:
@@ -212,9 +222,9 @@ class PicturesStream(IterableDataset[Any]):
         worker, workers = (info.id, info.num_workers) if info is not None else (0, 1)
         if info is not None:
             torch.set_num_threads(1)
-        epoch = int(self._epoch[0])
+        epoch, skip = self._epoch.tolist()
         offset = epoch * self.generation.instances if self.fresh else 0
-        places = self._places(worker, workers)
+        places = self._places(worker, workers, skip)
         for numbers in self._numbers(places, epoch):
             items = (self._item(number, offset, epoch) for number in numbers.tolist())
             if self.batch_size is None:
@@ -226,10 +236,12 @@ class PicturesStream(IterableDataset[Any]):
         row, instance = self.generation.place(number)
         return self._pictures(row, instance + offset, epoch)
 
-    def _places(self, worker: int, workers: int) -> Iterator[np.ndarray[Any, np.dtype[np.int64]]]:
+    def _places(
+        self, worker: int, workers: int, skip: int = 0
+    ) -> Iterator[np.ndarray[Any, np.dtype[np.int64]]]:
         """Places of this rank that this loader process draws, batch by batch (or picture by picture)."""
         step, most = self.batch_size or 1, self.pictures
-        for first in range(worker * step, most, workers * step):
+        for first in range((skip + worker) * step, most, workers * step):
             yield np.arange(first, min(first + step, most), dtype=np.int64) * self.ranks + self.rank
 
     def _numbers(
@@ -271,11 +283,11 @@ def _distributed() -> tuple[int, int]:
     return 0, 1
 
 
-def _shared(value: int) -> torch.Tensor:
-    """A number that loader processes which are already running see too."""
-    number = torch.tensor([value], dtype=torch.int64)
-    number.share_memory_()  # type: ignore[no-untyped-call]
-    return number
+def _shared(*values: int) -> torch.Tensor:
+    """Numbers that loader processes which are already running see too."""
+    numbers = torch.tensor(values, dtype=torch.int64)
+    numbers.share_memory_()  # type: ignore[no-untyped-call]
+    return numbers
 
 
 def _whole(name: str, value: int, low: int, high: int) -> int:

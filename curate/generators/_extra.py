@@ -1,4 +1,4 @@
-"""What the generators need beyond the base install."""
+"""What compiled kernels need beyond the base install."""
 
 from __future__ import annotations
 
@@ -11,5 +11,6 @@ def need_numba() -> None:
     """Raises MissingExtra where numba, which compiles the kernels, is not installed."""
     if importlib.util.find_spec("numba") is None:
         raise MissingExtra(
-            "drawing pictures needs numba, which is not installed", hint="pip install 'headwater[synth]'"
+            "numba, which compiles the inner loops of this, is not installed",
+            hint="pip install 'headwater[synth]'",
         )

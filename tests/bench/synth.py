@@ -23,28 +23,18 @@ from typing import Any
 
 from tests.bench.measure import Usage, become_reaper, run
 
+EXPECTED_SEGMENTS = 60_300  # of a picture of the launcher's values
 PARTS = ("command", "start", "pictures", "forms", "loader")
 
 
-def made(stream: str, classes: int, instances: int) -> Usage:
-    """One `headwater make` with one worker, into a tar."""
+def made(stream: str, classes: int, instances: int) -> tuple[Usage, int]:
+    """One `headwater make` with one worker, into a tar; and how many segments it drew."""
     with tempfile.TemporaryDirectory() as text:
-        words = [
-            *(
-                sys.executable,
-                "-m",
-                "headwater.cli",
-                "make",
-                "visualatom",
-                "-o",
-                f"{text}/out",
-                "--stream",
-                stream,
-            ),
-            *("--classes", str(classes), "--instances", str(instances), "--sink", "tar", "--workers", "1"),
-            *("--no-sheet", "--quiet"),
-        ]
-        return run(words, dict(os.environ, OMP_NUM_THREADS="1"), sample=True)
+        words = [sys.executable, "-m", "headwater.cli", "make", "visualatom", "-o", f"{text}/out"]
+        words += ["--stream", stream, "--classes", str(classes), "--instances", str(instances)]
+        words += ["--sink", "tar", "--workers", "1", "--no-sheet", "--quiet"]
+        usage = run(words, dict(os.environ, OMP_NUM_THREADS="1"), sample=True)
+        return usage, json.loads((Path(text) / "out/step.json").read_text())["details"]["cost"]
 
 
 def command(pairs: int) -> dict[str, Any]:
@@ -53,20 +43,23 @@ def command(pairs: int) -> dict[str, Any]:
     classes, few, many = 40, 2, 22
     for stream in ("indexed", "reference"):
         made(stream, 1, 1)
-        small, large = (
-            [made(stream, classes, n).cpu_seconds for _ in range(max(1, pairs // 2))] for n in (few, many)
-        )
-        a_picture = (statistics.median(large) - statistics.median(small)) / (classes * (many - few))
-        start_up = statistics.median(small) - a_picture * classes * few
-        whole = made(stream, 1, 1000)
+        sets = [[made(stream, classes, n) for _ in range(max(1, pairs // 2))] for n in (few, many)]
+        small, large = (statistics.median(usage.cpu_seconds for usage, _ in runs) for runs in sets)
+        # by segments: the categories of the reference stream are others where there are more instances
+        drawn_small, drawn_large = (runs[0][1] for runs in sets)
+        a_picture = (large - small) / (drawn_large - drawn_small) * EXPECTED_SEGMENTS
+        start_up = small - a_picture * drawn_small / EXPECTED_SEGMENTS
+        whole, _ = made(stream, 1, 1000)
         out[stream] = {
             "ms": a_picture * 1e3,
+            "segments": EXPECTED_SEGMENTS,
             "start_up_seconds": start_up,
             "peak_bytes": whole.peak_bytes,
             "tree_bytes": whole.tree_bytes,
         }
         print(
-            f"headwater make, {stream}: {a_picture * 1e3:.3f} ms a picture, start-up {start_up:.2f} s; 1,000 instances: "
+            f"headwater make, {stream}: {a_picture * 1e3:.3f} ms a picture of {EXPECTED_SEGMENTS:,} segments, "
+            f"start-up {start_up:.2f} s; 1,000 instances: "
             f"{whole.peak_bytes >> 20} MiB the largest process, {(whole.tree_bytes or 0) >> 20} MiB all together"
         )
     return out

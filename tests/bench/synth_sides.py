@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import resource
 import statistics
 import tempfile
-import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -20,18 +20,21 @@ from curate.generators._script import ScriptStream
 from curate.generators.visualatom import Config, Generator
 from curate.sinks import Layout, open_block, picture_key, read_grey
 from tests.bench import synth_plain
+from tests.bench.synth import EXPECTED_SEGMENTS
 
 SCRIPT_MS, SCRIPT_SEGMENTS = (
     96.0,
     56_024,
 )  # CPU of the released script itself, measured on another day, and what it drew
-EXPECTED_SEGMENTS = 60_300
+EPOCHS = 6  # with loader processes
 SIZE = 512
 Sides = Mapping[str, Callable[[], Any]]
 
 
 def cpu() -> float:
-    return time.process_time()
+    """CPU seconds of this process and of those it has waited for."""
+    both = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in both)
 
 
 def rounds(sides: Sides, count: int) -> dict[str, list[float]]:
@@ -233,18 +236,30 @@ def loader(of: Pictures, pairs: int) -> dict[str, Any]:
                 block.add(key, label, label, number, Picture(grey), of.encoder.encode(grey))
             block.close()
         stored = Stored(Path(text) / "00000000.tar")
+
+        def epochs(data: Any, workers: int, **how: Any) -> None:
+            loader = DataLoader(data, num_workers=workers, persistent_workers=workers > 0, **how)
+            for _ in range(EPOCHS if workers else 1):  # so that the start of the processes weighs little
+                exhaust(iter(loader))
+
         sides: Sides = {
-            "drawn": lambda: exhaust(iter(DataLoader(stream, batch_size=None))),
-            "read": lambda: exhaust(iter(DataLoader(stored, batch_size=64, shuffle=True))),
+            "drawn": lambda: epochs(stream, 0, batch_size=None),
+            "read": lambda: epochs(stored, 0, batch_size=64, shuffle=True),
+            "drawn, 2 workers": lambda: epochs(stream, 2, batch_size=None),
+            "read, 2 workers": lambda: epochs(stored, 2, batch_size=64, shuffle=True),
         }
         for work in sides.values():
             work()
         taken = rounds(sides, pairs)
         os.close(stored.file)
-    total = classes * instances
-    ratio = middle([d / r for d, r in zip(taken["drawn"], taken["read"], strict=True)])
-    ms = {name: middle(seconds, 1e3 / total) for name, seconds in taken.items()}
-    print(
-        f"DataLoader, crop 224: drawn {ms['drawn']:.3f} ms, read {ms['read']:.3f} ms a picture: {ratio:.2f} x"
-    )
-    return {"pictures": total, "ms": ms, "drawn_to_read": ratio, "cpu_seconds": taken}
+    out: dict[str, Any] = {"pictures": classes * instances, "cpu_seconds": taken}
+    for end in ("", ", 2 workers"):
+        total = classes * instances * (EPOCHS if end else 1)
+        drawn, read = taken["drawn" + end], taken["read" + end]
+        ms = {"drawn": middle(drawn, 1e3 / total), "read": middle(read, 1e3 / total)}
+        ratio = middle([d / r for d, r in zip(drawn, read, strict=True)])
+        out["with 2 workers" if end else "alone"] = {"ms": ms, "drawn_to_read": ratio}
+        print(
+            f"DataLoader{end}, crop 224: drawn {ms['drawn']:.3f} ms, read {ms['read']:.3f} ms a picture: {ratio:.2f} x"
+        )
+    return out

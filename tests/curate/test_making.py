@@ -200,6 +200,8 @@ def test_the_reference_stream_is_cut_by_process(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["segrcdb", "scenes"])
 @pytest.mark.parametrize("sink", ["folder", "tar", "parquet"])
 def test_annotated_sets_are_stored_and_drawn_again(tmp_path: Path, name: str, sink: str) -> None:
+    from curate.polygons.coco import read_coco
+    from curate.polygons.store import open_annotations
     from curate.reruns.make import rerun
     from headwater.steps import read_record
 
@@ -211,6 +213,9 @@ def test_annotated_sets_are_stored_and_drawn_again(tmp_path: Path, name: str, si
     if sink == "folder":
         coco = json.loads((tmp_path / "out/annotations.json").read_text())
         assert len(coco["images"]) == 6 and coco["annotations"]
+        assert open_annotations(tmp_path / "out/polygons").equals(
+            read_coco(tmp_path / "out/annotations.json")
+        )
         masks = sorted(p.name for p in (tmp_path / "out/mask").rglob("*.png"))
         assert masks == sorted(p.name for p in (tmp_path / "out/image").rglob("*.png"))
         make(
@@ -221,3 +226,34 @@ def test_annotated_sets_are_stored_and_drawn_again(tmp_path: Path, name: str, si
         whole = MakeRequest(name, classes=5, instances=2, parameters={"image_size": 64}, block_size=4)
         make(tmp_path / "whole", whole, sink=sink)
         assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_things_as_polygons_whoever_draws_and_whenever_stopped(tmp_path: Path) -> None:
+    """The store does not depend on workers, and a run that was stopped behind it makes it again."""
+    from curate import _making_things
+    from curate.polygons.store import open_annotations
+    from curate.polygons.validate import validate
+    from headwater.steps import read_record
+
+    asked = MakeRequest("scenes", classes=3, instances=2, parameters={"image_size": 64}, block_size=2)
+    make(tmp_path / "one", asked)
+    found = open_annotations(tmp_path / "one/polygons")
+    assert len(found.images) == 6 and len(found.annotations) and len(found.vertices)
+    assert all((tmp_path / "one" / name).is_file() for name in found.images["file_name"].to_pylist())
+    assert validate(found, profile="coco", folder=tmp_path / "one").ok
+    record = read_record(tmp_path / "one")
+    assert record is not None
+    assert "polygons/vertices.parquet" in {entry.path for entry in record.identity.outputs}
+    verify_path(tmp_path / "one")
+
+    def stopped(*arguments: Any) -> None:
+        _making_things.write_things(*arguments)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("curate.making.write_things", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            make(tmp_path / "two", asked)
+    assert (tmp_path / ".two.headwater/parts/out/polygons/annotations.json").is_file()
+    make(tmp_path / "two", asked, executor=Executor("pool", 2))
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from curate import _made_facts
+from curate import _made_facts, _samples
 from curate._made_facts import measure, near_by_parameters, numeric
 from curate._made_svg import SHARES, histogram
 from curate._report_made import build_made_report, is_made
@@ -100,12 +100,20 @@ def test_reference_perturbed_and_rejected_sets_have_pages(tmp_path: Path) -> Non
     for number, (more, told) in enumerate(
         (
             ({"stream": "reference", "processes": 3}, "first categories of each process"),
+            ({"stream": "reference", "processes": 3, "index": 1, "start_class": 20}, "23 to 25"),
             ({"perturb": 0.1, "base": 3}, "category 3, by at most 0.1"),
             ({"min_lit": 0.02}, "drawn again below 2.00% lit, 16 times at most"),
         )
     ):
         text, _ = page(recipe(tmp_path / str(number), resolve(request(**more))), thumbnails=3)
         assert told in Elements(text).plain
+
+
+def test_categories_of_one_process_have_the_numbers_of_their_pictures(tmp_path: Path) -> None:
+    generation = resolve(request(stream="reference", processes=3, index=2, start_class=10))
+    shown = [one.number for one in _samples.shown(generation, [0, 1, 2], 1)]
+    closest = measure(generation, pictures=3).closest
+    assert {number for pair in closest for number in pair.numbers} == set(shown) == {16, 17, 18}
 
 
 def test_recipes_that_are_not_sound_have_none(tmp_path: Path) -> None:

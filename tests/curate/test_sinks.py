@@ -144,7 +144,7 @@ def test_parquet_rows(tmp_path: Path) -> None:
 
     _, pictures = write(tmp_path / "out", "parquet", annotated=True, count=300)
     file = pq.ParquetFile(tmp_path / "out" / "00000007.parquet")
-    assert file.metadata.num_row_groups == 2  # several, and the last one is not full
+    assert file.metadata.num_row_groups == 5  # several, and the last one is not full
     schema = {field.name: str(field.type) for field in file.schema_arrow}
     assert (schema["key"], schema["label"]) == ("string", "int64")
     assert (schema["category"], schema["instance"]) == ("int32", "int32")
@@ -169,6 +169,27 @@ def test_parquet_rows(tmp_path: Path) -> None:
         ]
     chunk = file.metadata.row_group(0).column(4)
     assert chunk.compression == "UNCOMPRESSED"
+
+
+def test_row_groups_end_where_much_is_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outlines wait as Python's numbers, many times their size: memory must not follow from how many a picture has."""
+    import pyarrow.parquet as pq
+
+    from curate import _sink_parquet
+
+    def groups(folder: Path) -> list[int]:
+        found = pq.ParquetFile(folder / "00000007.parquet").metadata
+        return [found.row_group(k).num_rows for k in range(found.num_row_groups)]
+
+    write(tmp_path / "whole", "parquet", annotated=True, count=18)
+    monkeypatch.setattr(_sink_parquet, "WAITING_BYTES", 8 * 2 * 40 + 500)  # four pictures: 0, 1, 2, 0 things
+    write(tmp_path / "cut", "parquet", annotated=True, count=18)
+    assert groups(tmp_path / "whole") == [18]
+    assert sum(groups(tmp_path / "cut")) == 18 and max(groups(tmp_path / "cut")) <= 5
+    one, other = (pq.read_table(tmp_path / name / "00000007.parquet") for name in ("whole", "cut"))
+    assert one.equals(other)
+    write(tmp_path / "plain", "parquet", count=18)
+    assert groups(tmp_path / "plain") == [18]
 
 
 @pytest.mark.parametrize("sink", ["tar", "parquet", "recipe", "folder"])

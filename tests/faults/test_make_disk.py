@@ -17,7 +17,8 @@ from tests.faults.make_kit import DOTS, equal, line, made
 def test_a_full_disk_ends_it_and_the_same_line_goes_on(small_disk: Path, tmp_path: Path, sink: str) -> None:
     whole = made(tmp_path / "whole", sink=sink)
     output = small_disk / "out"
-    size = shutil.disk_usage(small_disk).free - 40_000
+    room = 60_000 if sink == "tar" else 40_000  # enough for what is modelled, too little for what is written
+    size = shutil.disk_usage(small_disk).free - room
     (small_disk / "ballast").write_bytes(bytes(size))
     done = kit.run(*line(output, "--classes", 4, sink=sink))
     assert (

@@ -1,28 +1,13 @@
-"""Radial contours without waves, closed lines and fills, stated slowly over sets of pixels and exact fractions.
-
-Numbers and tables (sines, quantiles of the noise) are taken from the product, which tests them apart.
-"""
+"""Radial contours without waves (those of `contour_plain`), closed lines and fills, stated slowly over sets of pixels and exact fractions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
 
-from curate.generators._noise import ENTRIES, quantiles
-from curate.generators._random import number
-from curate.generators._trig import tables
+from tests.curate.generators import contour_plain
 
 Point = tuple[int, int]  # x, y
-U32 = (1 << 32) - 1
-
-
-def _vertex_bits(orbit: int, v: int) -> int:
-    """32 bits of one vertex from its orbit's 64-bit number: two multiplicative rounds."""
-    low, high = orbit & U32, orbit >> 32
-    h = (v * 0x9E3779B1 + low) & U32
-    h = ((h ^ (h >> 16)) * 0x7FEB352D) & U32
-    h = ((h ^ (h >> 15) ^ high) * 0x846CA68B) & U32
-    return h ^ (h >> 16)
 
 
 def orbits(
@@ -38,24 +23,11 @@ def orbits(
     grey_max: int,
 ) -> list[tuple[int, list[Point]]]:
     """Grey level and corners (Q16) of each orbit: steps w + p (1 - 2 e), all parameters in Q16."""
-    cosines, sines = (table.tolist() for table in tables(vertices))
-    noise = quantiles().tolist()
-    assert len(noise) == ENTRIES == 4096
-    half = (radius * oval[0]) >> 16, (radius * oval[1]) >> 16
-    x = [centre[0] + ((half[0] * cos) >> 30) for cos in cosines]
-    y = [centre[1] + ((half[1] * sin) >> 30) for sin in sines]
-    found = []
-    for k in range(1, count + 1):
-        orbit = number(key, k)
-        grey = min(((number(orbit, 1) >> 48) * (grey_max + 1)) >> 16, 255)
-        for v in range(vertices):
-            bits = _vertex_bits(orbit, v)
-            step_x = w + p - ((2 * p * noise[bits & 4095]) >> 16)
-            step_y = w + p - ((2 * p * noise[bits >> 20]) >> 16)
-            x[v] += (cosines[v] * step_x) >> 30
-            y[v] += (sines[v] * step_y) >> 30
-        found.append((grey, list(zip(x, y, strict=True))))
-    return found
+    _, drawn = contour_plain.orbits(
+        vertices=vertices, orbits=count, p_q16=p, w_q16=w, radius_q16=radius, oval_x_q16=oval[0], oval_y_q16=oval[1],
+        n1=0, n2=0, centre_x_q16=centre[0], centre_y_q16=centre[1], key=key, noise_factor=2, grey_max=grey_max,
+    )  # fmt: skip
+    return drawn
 
 
 def line(points: Sequence[Point]) -> set[Point]:
