@@ -94,10 +94,12 @@ def _tokens(text: pa.Array, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArr
     code = encoded.indices.to_numpy()
     distinct = encoded.dictionary.to_pylist()
     row = np.repeat(np.arange(len(text)), counts)
-    # blanks at an end of a caption leave an empty word
-    empty = [number for number, word in enumerate(distinct) if not word]
-    if empty:
-        real = code != empty[0]
+    # Blanks at an end of a caption leave an empty word, or one of blanks: Arrow looks beyond the caption for where they end, and what
+    # it finds there is the next caption or nobody's memory.
+    distinct = [word.strip() for word in distinct]
+    empty = np.array([not word for word in distinct], bool)
+    if empty.any():
+        real = ~empty[code]
         row, code = row[real], code[real]
     made = np.fromiter((word_hash(word, seed) for word in distinct), np.uint64, len(distinct))
     hashes, folded = np.unique(made, return_inverse=True)  # words that differ in case alone are one

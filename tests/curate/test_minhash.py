@@ -259,3 +259,17 @@ def test_similar_sets_meet_as_often_as_the_formula_says(bands: int, rows: int) -
     met = int((keys[0::2] == keys[1::2]).any(axis=1).sum())
     chance = 1 - (1 - 0.8**rows) ** bands
     assert abs(met / pairs - chance) < 5 * (chance * (1 - chance) / pairs) ** 0.5 + 1e-9
+
+
+def test_blanks_at_the_end_are_no_word_whatever_stands_behind_them() -> None:
+    """Arrow's splitter looks at what follows a caption in memory; where that is nobody's, two calls could differ."""
+    plan = Plan(bands=1, rows=1, ngram=1, seed=2)
+    ends = ["", " ", "  ", "   ", "\t\n", " \x85", "\u3000 ", "\u00a0\u2003 "]
+    starts = ["", " ", "  x", "\u3000x", "\x85"]
+    texts = [f"a word{end}" for end in ends for _ in starts]
+    between = [text for pair in zip(texts, starts * len(ends), strict=True) for text in pair]
+    assert sets_of(word_sets(pa.array(between), plan)) == [slow_set(text, plan) for text in between]
+    for length in (64, 128, 192):  # the buffer's end is that of the memory asked for
+        array = pa.array(["x" * (length - 8), "a word  "])
+        for _ in range(300):
+            assert sets_of(word_sets(array, plan))[1] == slow_set("a word  ", plan)
