@@ -5,6 +5,7 @@ UV ?= uv
 VENV := .venv
 BENCH := .venv-bench
 TRAIN_BENCH := .venv-bench-train
+POLYGON_BENCH := .venv-bench-polygons
 PY := $(VENV)/bin/python
 OURS := headwater curate distribute train
 
@@ -14,7 +15,7 @@ export PIP_NO_WARN_SCRIPT_LOCATION := 1
 unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench bench-select bench-make bench-train lint format lock moved
+.PHONY: help setup demo test bench bench-select bench-make bench-polygons bench-train lint format lock moved
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
@@ -30,6 +31,9 @@ $(BENCH)/stamp: moved
 endif
 ifneq ($(shell cat $(TRAIN_BENCH)/stamp 2>/dev/null),$(CURDIR))
 $(TRAIN_BENCH)/stamp: moved
+endif
+ifneq ($(shell cat $(POLYGON_BENCH)/stamp 2>/dev/null),$(CURDIR))
+$(POLYGON_BENCH)/stamp: moved
 endif
 moved:
 
@@ -88,6 +92,17 @@ $(BENCH)/stamp: tests/bench/requirements.lock
 	  || echo "bench: without the package noise, which needs a C compiler; a compiled one of ours takes its place"
 	@printf '%s' '$(CURDIR)' > $@
 
+bench-polygons: setup $(POLYGON_BENCH)/stamp  ## polygon datasets beside kwcoco
+	@HEADWATER_BENCH_POLYGON_PEERS=$(CURDIR)/$(POLYGON_BENCH)/bin/python OMP_NUM_THREADS=1 $(PY) -m tests.bench.polygons $(BENCH_ARGS)
+
+$(POLYGON_BENCH)/stamp: tests/bench/polygon_requirements.lock
+	$(fresh)
+	@echo "bench-polygons: installing kwcoco into $(POLYGON_BENCH)"
+	@rm -f $@
+	@$(PYTHON) -m venv --clear $(POLYGON_BENCH)
+	@$(POLYGON_BENCH)/bin/python -m pip install -qq --require-hashes -r tests/bench/polygon_requirements.lock
+	@printf '%s' '$(CURDIR)' > $@
+
 bench-train: setup $(TRAIN_BENCH)/stamp  ## training and evaluation beside open_clip and clip-benchmark
 	@HEADWATER_BENCH_TRAIN_PEERS=$(TRAIN_BENCH)/bin/python $(PY) tests/bench/train_agreement.py $(BENCH_ARGS)
 	@$(PY) tests/bench/train_overhead.py $(BENCH_ARGS)
@@ -107,5 +122,7 @@ lock:  ## resolve the dependencies again (needs uv)
 	  --generate-hashes --no-header --quiet --upgrade --output-file requirements.lock
 	$(UV) pip compile tests/bench/requirements.in --python-version 3.11 --universal \
 	  --generate-hashes --no-header --quiet --upgrade --output-file tests/bench/requirements.lock
+	$(UV) pip compile tests/bench/polygon_requirements.in --python-version 3.11 --universal \
+	  --generate-hashes --no-header --quiet --upgrade --output-file tests/bench/polygon_requirements.lock
 	$(UV) pip compile tests/bench/train_requirements.in --python-version 3.11 --universal \
 	  --generate-hashes --no-header --quiet --upgrade --output-file tests/bench/train_requirements.lock

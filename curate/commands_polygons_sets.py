@@ -36,13 +36,14 @@ def split(
 
     OUTPUT gets a store for each split, named SPLIT_imgs<N>_<hash8>, splits.json with both digests of each, and membership.parquet.
     """
-    from curate.polygons.recording import invalid_error
+    from curate.polygons.recording import apart, invalid_error
     from curate.polygons.split_step import run_split
     from curate.polygons.splits import load_split, membership_of
     from curate.polygons.store import open_annotations
     from headwater.steps import check_output
 
     check_output(output, "folder")
+    apart(output, [path], [images])
     before = membership_of(previous) if previous else None
     result = run_split(settings, open_annotations(path), load_split(rule), output, before, images)
     _emit_then_raise(settings, result, None if allow_invalid else invalid_error(result))
@@ -137,13 +138,13 @@ def subset(
 @click.argument("old", type=ANY)
 @click.argument("new", type=ANY)
 @common
-def diff(settings: Settings, *, old: Path, new: Path) -> dict[str, Any]:
+def diff(settings: Settings, *, old: Path, new: Path) -> None:
     """Tell what NEW has that OLD has not, and the other way round: images, annotations, keys and vertices."""
     from curate.polygons import merge
     from curate.polygons.store import open_annotations
 
     found = merge.diff(open_annotations(old), open_annotations(new))
-    return {**found.data(), "text": found.text()}
+    _emit_then_raise(settings, {**found.data(), "text": found.text()}, None)
 
 
 @click.command("leakage")

@@ -100,7 +100,13 @@ def test_one_version_everywhere() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["requirements.lock", "tests/bench/requirements.lock", "tests/bench/train_requirements.lock"]
+    "name",
+    [
+        "requirements.lock",
+        "tests/bench/requirements.lock",
+        "tests/bench/train_requirements.lock",
+        "tests/bench/polygon_requirements.lock",
+    ],
 )
 def test_the_lock_has_hashes_and_no_addresses(name: str) -> None:
     text = (ROOT / name).read_text()

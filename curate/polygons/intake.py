@@ -96,7 +96,9 @@ def take_in(
     names, sidecars, others = _sorted_out(root)
     if not names:
         raise UsageError(f"{root}: no photo (JPEG, PNG, WebP) in it", hint="name the folder of the photos")
-    seen, bad = look(root, names, executor)
+    odd = {name for name in names if not _is_text(name)}
+    seen, bad = look(root, [name for name in names if name not in odd], executor)
+    bad += [(name, "its name is not UTF-8") for name in odd]
     if sidecars:
         found = scan_labelme(root)
         annotations, others = found.annotations, sorted(others + found.others)
@@ -108,6 +110,14 @@ def take_in(
     if source is not None:
         annotations = with_source(annotations, source)
     return Intake(annotations, seen, groups, same_photos(seen, groups, near_bits), sorted(bad), others)
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _sorted_out(root: Path) -> tuple[list[str], list[str], list[str]]:

@@ -74,10 +74,11 @@ def read_dataset(path: Path) -> dict[str, Any]:
 
 
 def walk(root: Path) -> Iterator[str]:
-    """Names of the files under `root`, "/" between folders, in order; hidden ones and links that lead out are passed over."""
+    """Names of the files under `root`, "/" between folders, in order; hidden ones, links that lead out and pipes are passed over."""
     for folder, names, files in os.walk(root):
         names[:] = sorted(name for name in names if not name.startswith("."))
         for name in sorted(files):
             path = Path(folder, name).relative_to(root).as_posix()
-            if not name.startswith(".") and image_path(root, path) is not None:
+            found = None if name.startswith(".") else image_path(root, path)
+            if found is not None and found.is_file():
                 yield path

@@ -270,6 +270,8 @@ def open_annotations(path: Path | str) -> Annotations:
         )
     if not path.exists():
         raise MissingInput(f"{path}: no such file or folder")
+    if not path.is_file():
+        raise UsageError(f"{path}: neither a file nor a folder", hint="write it to a file first")
     from curate.polygons.coco import read_coco
 
     return read_coco(path)
