@@ -99,7 +99,7 @@ def test_stopped_by_a_signal_leaves_what_can_go_on(release: tuple[Path, str], tm
     folder, manifest = release
     out = tmp_path / "out"
     with Mirror(folder) as mirror:
-        mirror.pause, mirror.pause_below = 0.2, "set/"  # on a busy machine this process may come late
+        mirror.pause, mirror.pause_below = 0.6, "set/"  # on a busy machine this process may come late
         process = start(mirror, out, manifest)
         while mirror.sent_bytes < SIZE // 2 and process.poll() is None:
             time.sleep(0.002)
