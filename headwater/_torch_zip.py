@@ -50,6 +50,8 @@ class TorchZip:
                 self._fail(f"holds the record {name!r} twice")
             if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
                 self._fail(f"its record {name!r} is compressed, which torch.save never does")
+            if not 0 <= info.header_offset < file_bytes:  # a damaged directory gives negative ones, too
+                self._fail(f"its record {name!r} would begin at byte {info.header_offset:,}")
             found[name] = info
             total += info.file_size
         if total > file_bytes:

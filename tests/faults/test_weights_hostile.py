@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 
 import headwater.weights
 from headwater.errors import HeadwaterError, IntegrityError
@@ -170,9 +170,24 @@ def test_a_file_of_another_type_than_its_name(tmp_path: Path) -> None:
 GOOD = {"a": [1.5, 2.5, 3.5], "b": [True, False]}
 
 
+def test_a_directory_that_begins_elsewhere_is_refused(tmp_path: Path) -> None:
+    """Python's zipfile takes the difference off every record's place, and then seeks to a negative one."""
+    path = tmp_path / "w.pt"
+    torch.save({name: torch.tensor(values) for name, values in GOOD.items()}, path)
+    data = bytearray(path.read_bytes())
+    for mark, place, form in ((b"PK\5\6", 16, "<I"), (b"PK\6\6", 48, "<Q")):  # the second where it is a zip64
+        if (end := data.rfind(mark)) >= 0:
+            (start,) = struct.unpack_from(form, data, end + place)
+            struct.pack_into(form, data, end + place, start + 1000)
+    path.write_bytes(data)
+    with pytest.raises(IntegrityError):
+        read_weights(path)
+
+
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
 @given(edits=EDITS)
+@example(edits=[(1540, 6)])
 def test_damage_ends_in_an_error_of_ours_or_in_tensors(
     tmp_path: Path, suffix: str, edits: list[tuple[int, int]]
 ) -> None:
