@@ -43,7 +43,6 @@ from headwater.steps import Outcome, Plan, RunOptions, Work, check_output, run_s
 STEP = "make"
 VERSION = 1
 MAX_FILES = 300_000  # pictures of one folder sink: its record names every file
-WITH_STORE = 2  # version of what annotated sets in a folder are: their polygons are stored too
 SHEET_NAME, SIZES_NAME = "sheet.png", "sizes.json"
 
 
@@ -108,8 +107,7 @@ def plan_make(
         )
     config = step_config(generation, sink, param_csv=param_csv, sheet=sheet)
     annotated = bool(plugins.load("generators", generation.generator).ANNOTATED)
-    version = WITH_STORE if annotated and sink == "folder" else VERSION
-    step = Plan(STEP, version, config, [], output, kind="folder", seed=generation.seed, resumable=True)
+    step = Plan(STEP, VERSION, config, [], output, kind="folder", seed=generation.seed, resumable=True)
     if grown:
         allowed_growth(grown, generation, config, output)
     elif not force:

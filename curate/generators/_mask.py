@@ -48,11 +48,6 @@ def fill_onto(mask: Mask, points: Points, rule: str = "even-odd") -> None:
     paint_fill(mask.view(np.uint8), points, 1, rule == "even-odd")
 
 
-def fill_into(mask: Mask, counts: npt.NDArray[Any], points: Points, rule: str = "even-odd") -> None:
-    """`fill_onto` under its first name; `counts` is not used."""
-    fill_onto(mask, points, rule)
-
-
 def trace_onto(mask: Mask, points: Points) -> None:
     """Adds the pixels of the closed line through `points`: ends truncated toward zero, Bresenham as Pillow's lines of width 1."""
     _check(points, mask)

@@ -12,7 +12,7 @@ from math import isqrt
 import numpy as np
 import numpy.typing as npt
 
-from curate.generators._mask import fill_into
+from curate.generators._mask import fill_onto
 from curate.generators._random import below
 from curate.generators._shapes import Shape
 from curate.generators._trig import tables
@@ -82,6 +82,5 @@ def cut(points: npt.NDArray[np.int64]) -> Stencil:
     left, top = ((points.min(axis=0) >> 16) - PAD).tolist()
     right, bottom = ((points.max(axis=0) >> 16) + 1 + PAD).tolist()
     mask = np.zeros((bottom - top, right - left), dtype=np.bool_)
-    counts = np.zeros((bottom - top, right - left + 1), dtype=np.int16)
-    fill_into(mask, counts, (points - [left << 16, top << 16]).astype(np.int32))
+    fill_onto(mask, (points - [left << 16, top << 16]).astype(np.int32))
     return Stencil(mask, top, left, int(np.count_nonzero(mask)))
